@@ -1,0 +1,55 @@
+"""The kernels: one module of twins a device, the same names and the same signatures.
+
+    from fastadam.kernels import cpu
+
+**Contract of every op.** Arguments are outs, then ins, then scalars. Outs are overwritten, never added to (a
+join says so with ``base``). Arrays are C-contiguous, float32 unless the docstring says otherwise, activations
+NHWC, filters (KH, KW, C, OC), linear weights (O, I). Nothing is validated, allocated or returned: shapes are
+checked where a plan is bound. An optional array that is absent has size 0 and the rank it would have.
+
+**Pending activation** ``P(x)`` = ``x, scale, shift`` and ``act``: a tensor is stored as its producer computed it;
+each reader applies the affine by channel (act 1) and the ReLU (act 2) while it reads. Bias and batch norm are
+such affines. ReLU is ``0 if v <= 0 else v``, so a NaN stays a NaN.
+
+**Pending gradient** ``dz, raw, gscale, ga, gb`` and ``gact``: d = dz, or with gact 1 the gradient before a batch
+norm, ``gscale * dz + ga + gb * raw`` by channel.
+
+**Tail of every backward** ``base, of, centre`` and ``sums``: dx = [base +] mask * d, where mask is 0 where the
+pending ReLU cut x; with act 4 the mask covers the base too. ``sums`` (L, 2, C) takes lane sums of dx and of
+dx * (of - centre).
+
+**Lanes.** A sum over the batch is kept in L partial sums over contiguous shares of the samples; L depends on
+shapes only, and lanes are added in their order. So the bits do not depend on the number of threads.
+"""
+
+OPS = (
+    "adam_update",
+    "adamw_update",
+    "add_forward",
+    "affine_forward",
+    "avgpool_backward",
+    "avgpool_forward",
+    "batch_load",
+    "batch_prepare",
+    "bn_backward_finalize",
+    "bn_finalize",
+    "bn_inference",
+    "clip_factor",
+    "conv2d_backward",
+    "conv2d_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "fill",
+    "join_backward",
+    "lane_moments",
+    "lane_sums",
+    "linear_backward",
+    "linear_forward",
+    "maxpool_backward",
+    "maxpool_forward",
+    "norm_lanes",
+    "sgd_update",
+    "softmax_loss",
+    "sum_lanes",
+)
+"""Names of the ops every device has."""

@@ -1,0 +1,94 @@
+"""Where compiled kernels are kept between processes, and how much compiling costs."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import platformdirs
+from numba.core import event
+
+
+def cache_roots() -> list[Path]:
+    """Folders that may hold compiled kernels, the preferred one first.
+
+    Below ``NUMBA_CACHE_DIR`` if that is set, else in the user's cache; the temporary folder if neither is writable.
+    """
+    own = os.environ.get("NUMBA_CACHE_DIR")
+    user = Path(own) / "fastadam" if own else Path(platformdirs.user_cache_dir("fastadam")) / "kernels"
+    name = f"fastadam-{os.getuid()}" if hasattr(os, "getuid") else "fastadam"
+    return [user, Path(tempfile.gettempdir()) / name]
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """The folder for this state of the sources, numba, llvmlite, NumPy, Python and CPU: a stale kernel is never met.
+
+    Numba by itself does not notice an edit in an imported file, so the folder's name is a hash of them all.
+    """
+    digest = hashlib.sha256()
+    sources = Path(__file__).parent
+    for source in sorted(sources.rglob("*.py")):
+        digest.update(source.relative_to(sources).as_posix().encode() + b"\0" + source.read_bytes())
+    features = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+    versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
+    for part in (*versions, numba.config.CPU_NAME or llvm.get_host_cpu_name(), features):
+        digest.update(b"\0" + part.encode())
+    for root in cache_roots():
+        folder = root / digest.hexdigest()[:16]
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    return Path(tempfile.mkdtemp(prefix="fastadam-"))
+
+
+@contextlib.contextmanager
+def cached_here() -> Iterator[None]:
+    """Functions decorated inside keep their code in ``cache_folder()``; the setting of the process is put back."""
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder())
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+class _Clock(event.Listener):
+    def __init__(self, started: Callable[[], None]):
+        self.seconds, self._started, self._depth, self._begun = 0.0, started, 0, 0.0
+
+    def on_start(self, _: Any) -> None:
+        if self._depth == 0:
+            self._begun = time.perf_counter()
+            if self.seconds == 0.0:
+                self._started()
+        self._depth += 1
+
+    def on_end(self, _: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._begun
+
+
+@contextlib.contextmanager
+def compile_clock(started: Callable[[], None]) -> Iterator[_Clock]:
+    """Measures what numba compiles, in ``.seconds``; ``started`` is called when the first compilation begins.
+
+    A kernel loaded from the cache is not compiled and costs nothing here.
+    """
+    clock = _Clock(started)
+    event.register("numba:compile", clock)
+    try:
+        yield clock
+    finally:
+        event.unregister("numba:compile", clock)

@@ -1,0 +1,21 @@
+"""CPU kernels: hand-written numba, no BLAS. ``fastadam.kernels`` states the contract they share."""
+
+from fastadam.kernels import OPS
+from fastadam.kernels.cpu.batch import batch_load, batch_prepare
+from fastadam.kernels.cpu.conv import conv2d_backward, conv2d_forward
+from fastadam.kernels.cpu.dropout import dropout_backward, dropout_forward
+from fastadam.kernels.cpu.linear import linear_backward, linear_forward
+from fastadam.kernels.cpu.loss import softmax_loss
+from fastadam.kernels.cpu.norm import (
+    bn_backward_finalize,
+    bn_finalize,
+    bn_inference,
+    lane_moments,
+    lane_sums,
+    sum_lanes,
+)
+from fastadam.kernels.cpu.optim import adam_update, adamw_update, clip_factor, norm_lanes, sgd_update
+from fastadam.kernels.cpu.pointwise import add_forward, affine_forward, fill, join_backward
+from fastadam.kernels.cpu.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
+
+__all__ = list(OPS)

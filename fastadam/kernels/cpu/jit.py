@@ -1,0 +1,30 @@
+"""How every CPU kernel is compiled: one place for the flags.
+
+``error_model="numpy"``: a division never raises, so loops that divide still vectorise.
+``contract`` lets a multiply and an add become one fused instruction; no flag that assumes NaN away or
+reorders sums is ever set: a diverged loss must be seen, and equal training must give equal bits.
+"""
+
+from numba import njit
+
+from fastadam.kernels.cache import cached_here
+
+FLAGS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True, "cache": True}
+
+
+def leaf(function):
+    """Serial code: one lane's work, called by drivers."""
+    with cached_here():
+        return njit(**FLAGS)(function)
+
+
+def inlined(function):
+    """A scalar formula that must melt into the loop around it."""
+    with cached_here():
+        return njit(inline="always", **FLAGS)(function)
+
+
+def driver(function):
+    """The one parallel loop of an op: ``for lane in prange(lanes): leaf(...)``."""
+    with cached_here():
+        return njit(parallel=True, **FLAGS)(function)

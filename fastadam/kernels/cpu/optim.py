@@ -1,0 +1,107 @@
+"""The optimiser's kernels: one pass over flat arrays, elements independent of each other."""
+
+import numpy as np
+from numba import float64, prange
+
+from fastadam.kernels import rules
+from fastadam.kernels.cpu.jit import driver, inlined, leaf
+from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.rules import GRAD_SCALE, Hyper
+
+# Wrapped at module level: a rule closed over in a factory would never hit the compile cache.
+_adam = inlined(rules.adam)
+_adamw = inlined(rules.adamw)
+_sgd = inlined(rules.sgd)
+
+
+CHUNK = 1 << 14
+"""Elements of one task: 64 KiB of each array, enough to hide the fork and to share out evenly."""
+
+
+@leaf
+def _hyper(h):
+    return Hyper(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9], h[10], h[11], h[12])
+
+
+@leaf
+def _adam_span(p, m, v, g, h):
+    hyper = _hyper(h)
+    for i in range(p.size):
+        p[i], m[i], v[i] = _adam(p[i], m[i], v[i], g[i], hyper)
+
+
+@driver
+def adam_update(p, m, v, g, h):
+    """One step of Adam (``rules.adam``).
+
+    p, m, v (n,)   in and out: parameters, first and second moments
+    g (n,)         in: gradients
+    h              in: the numbers of ``rules.Hyper``, float32
+    """
+    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
+        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
+        _adam_span(p[first:last], m[first:last], v[first:last], g[first:last], h)
+
+
+@leaf
+def _adamw_span(p, m, v, g, h):
+    hyper = _hyper(h)
+    for i in range(p.size):
+        p[i], m[i], v[i] = _adamw(p[i], m[i], v[i], g[i], hyper)
+
+
+@driver
+def adamw_update(p, m, v, g, h):
+    """One step of AdamW (``rules.adamw``); arguments as ``adam_update``."""
+    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
+        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
+        _adamw_span(p[first:last], m[first:last], v[first:last], g[first:last], h)
+
+
+@leaf
+def _sgd_span(p, m, g, h):
+    hyper = _hyper(h)
+    for i in range(p.size):
+        p[i], m[i] = _sgd(p[i], m[i], g[i], hyper)
+
+
+@driver
+def sgd_update(p, m, g, h):
+    """One step of SGD with momentum (``rules.sgd``).
+
+    p, m (n,)   in and out: parameters, momentum buffer
+    g (n,), h   in, as ``adam_update``
+    """
+    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
+        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
+        _sgd_span(p[first:last], m[first:last], g[first:last], h)
+
+
+@leaf
+def norm_lanes(part, g):
+    """Sums of squares of a flat array by lanes, in float64.
+
+    part (L,) float64   out: lane l has the sum of g*g over its contiguous share
+    g (n,)              in
+    """
+    for lane in range(part.size):
+        first, last = lane_range(lane, part.size, g.size)
+        total = float64(0)
+        for i in range(first, last):
+            total += float64(g[i]) * float64(g[i])
+        part[lane] = total
+
+
+@leaf
+def clip_factor(h, part, max_norm):
+    """Clipping by global norm: Pascanu et al. 2013, section 3.2, with PyTorch's 1e-6 in the denominator.
+
+    h                   in and out: its grad_scale becomes min(1, max_norm / (norm + 1e-6)); a norm that is
+                        not finite gives a factor that is not finite or zero, and the loss shows it
+    part (L,) float64   in: sums of squares by ``norm_lanes``
+    """
+    total = float64(0)
+    for lane in range(part.size):
+        total += part[lane]
+    factor = float64(max_norm) / (np.sqrt(total) + 1e-6)
+    h[GRAD_SCALE] = np.float32(factor) if not factor >= 1.0 else np.float32(1)
