@@ -1,0 +1,74 @@
+"""One flat buffer of named views.
+
+Parameters, gradients and each optimiser moment are arenas of one layout, so an update of the whole
+model is one launch over flat arrays. Every view starts on a 64-byte boundary: a cache line, and the
+widest vector register.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.graph import Shape
+
+ALIGN_BYTES = 64
+ALIGN = ALIGN_BYTES // 4
+"""Elements of an arena between two places where a view may start."""
+
+Empty = Callable[[Shape, Any], Any]
+"""``empty(shape, dtype)``: uninitialised memory on some device, as ``numpy.empty``."""
+
+
+class Segment(NamedTuple):
+    """Where a named array lies in a flat arena: elements ``start`` to ``end``, the end excluded."""
+
+    start: int
+    end: int
+    name: str
+
+
+def segment_table(shapes: Mapping[str, Shape]) -> tuple[tuple[Segment, ...], int]:
+    """Segments of an arena holding ``shapes``, in their order, and its number of elements, gaps included."""
+    segments, end = [], 0
+    for name, shape in shapes.items():
+        segments.append(Segment(end, end + math.prod(shape), name))
+        end += -(-math.prod(shape) // ALIGN) * ALIGN
+    return tuple(segments), end
+
+
+def allocate(count: int, dtype: Any, empty: Empty = np.empty) -> Any:
+    """Uninitialised (count,) array of ``dtype`` starting on a 64-byte boundary.
+
+    NumPy aligns to 16 bytes only, so a little more is taken and cut; device allocators align to 256.
+    """
+    size = count * np.dtype(dtype).itemsize
+    block = empty((size + ALIGN_BYTES,), np.uint8)
+    start = -block.ctypes.data % ALIGN_BYTES if isinstance(block, np.ndarray) else 0
+    return block[start : start + size].view(dtype)
+
+
+class Arena:
+    """``shapes`` {name: shape} in one zeroed flat array.
+
+    Attributes: ``flat`` (elements,), float32 unless ``dtype`` says otherwise; ``views`` {name: array};
+    ``segments``, the table of (start, end, name). The gaps between segments are zero and stay zero:
+    zero is a fixed point of every update rule, and adds nothing to a norm.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape], empty: Empty = np.empty, dtype: Any = np.float32) -> None:
+        self.segments, count = segment_table(shapes)
+        self.flat = allocate(count, dtype, empty)
+        self.flat[:] = 0
+        self.views = {s.name: self.flat[s.start : s.end].reshape(shapes[s.name]) for s in self.segments}
+
+    def load(self, values: Mapping[str, np.ndarray]) -> None:
+        """Copy arrays in, by name; every view must be given, in its own shape (``ValueError``)."""
+        missing, unknown = self.views.keys() - values.keys(), values.keys() - self.views.keys()
+        if missing or unknown:
+            raise ValueError(f"arena: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        for name, view in self.views.items():
+            if values[name].shape != view.shape:
+                raise ValueError(f"{name}: expected shape {view.shape}, found {values[name].shape}")
+            view[...] = values[name]

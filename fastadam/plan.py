@@ -1,0 +1,185 @@
+"""A plan: the calls and slots of one step, what they need and what they cost. No arrays, no device."""
+
+from collections import Counter
+from functools import cached_property
+from typing import NamedTuple
+
+from fastadam.arena import segment_table
+from fastadam.calls import Slot
+from fastadam.graph import Graph, Shape
+from fastadam.memory import Lifetimes, lifetimes, place
+from fastadam.planner import MOMENTS, Augmentation, Planner
+
+MODES = ("train", "stats", "infer")
+SOURCES = ("uint8", "float32")
+
+
+class LayerRow(NamedTuple):
+    """A line of the plan's table: one graph node."""
+
+    name: str
+    op: str
+    shape: Shape
+    parameters: int
+    activation_bytes: int
+
+
+class Plan:
+    """The calls and slots of one step of ``graph`` on ``batch`` samples.
+
+    mode           "train": forward, loss, gradients, update; leaves the OUT slot ``loss``.
+                   "stats": forward with batch statistics only, to restate running statistics.
+                   "infer": forward with running statistics, no dropout; leaves ``logits`` and ``loss``.
+    source         "uint8": ``batch_prepare`` reads INPUT images (T, C, H, W) by INPUT index, augmented.
+                   "float32": ``batch_load`` reads INPUT images (N, C, H, W), normalised by the caller.
+    image_count    T, the length of the INPUT images and labels; the batch if not given.
+    augment        flip, crop and cutout of a uint8 batch, or None; not for inference.
+    smoothing      of the labels, 0 to 1.      eps  of every batch norm.
+    update         None (gradients only), "adam", "adamw" or "sgd": over the flat arenas and INPUT h.
+    clip_norm      largest norm of the whole gradient, or None.
+
+    ``loss`` (2,) is the sum over the batch of loss * loss_scale, and the number right.
+
+    Attributes: ``calls``, a tuple of ``Call``; ``slots``, every slot once, in order of use; ``lifetimes``
+    and ``layout`` of planned memory, of which ``memory`` bytes are needed; ``flops`` and ``bytes`` of all
+    calls; ``arena_bytes`` {arena: bytes} that binding will ask for; ``table()``, rows by layer.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        batch: int,
+        mode: str = "train",
+        *,
+        source: str = "uint8",
+        image_count: int | None = None,
+        augment: Augmentation | None = None,
+        smoothing: float = 0.0,
+        eps: float = 1e-5,
+        update: str | None = None,
+        clip_norm: float | None = None,
+    ) -> None:
+        count = batch if image_count is None else image_count
+        _check_settings(batch, mode, source, count, augment, smoothing, update, clip_norm)
+        self.graph, self.batch, self.mode, self.update = graph, batch, mode, update
+        planner = Planner(
+            graph, batch, training=mode != "infer", source=source, image_count=count,
+            augment=augment, smoothing=smoothing, eps=eps,
+        )  # fmt: skip
+        output = planner.forward()
+        if mode == "infer":
+            planner.logits(output)
+        if mode == "train":
+            planner.backward(output)
+        if update:
+            planner.update(update, clip_norm)
+        self.calls, self._raws = tuple(planner.calls), planner.raws
+
+    # What a plan tells ----------------------------------------------------------------------------------
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every slot the calls touch, once, in order of first use."""
+        used = (slot for call in self.calls for slot in call.outs + call.ins if slot.present)
+        return tuple(dict.fromkeys(used))
+
+    @cached_property
+    def lifetimes(self) -> Lifetimes:
+        """{planned slot: (first call, last call)}."""
+        return lifetimes(self.calls)
+
+    @cached_property
+    def _placed(self) -> tuple[dict[Slot, int], int]:
+        return place(self.lifetimes)
+
+    @property
+    def layout(self) -> dict[Slot, int]:
+        """{planned slot: offset in bytes} in the block."""
+        return self._placed[0]
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the planned block."""
+        return self._placed[1]
+
+    @property
+    def flops(self) -> int:
+        """Operations of all matrix products."""
+        return sum(call.flops for call in self.calls)
+
+    @property
+    def bytes(self) -> int:
+        """Memory traffic of all calls."""
+        return sum(call.bytes for call in self.calls)
+
+    @property
+    def arena_bytes(self) -> dict[str, int]:
+        """{arena: bytes} of the arenas the plan is to be bound to; all but STATE are laid out alike."""
+        names = ["PARAM"]
+        if self.mode == "train":
+            names += ["GRAD", *MOMENTS.get(self.update or "", ())]
+        trained, state = (4 * segment_table(shapes)[1] for shapes in (self.graph.trained(), self.graph.state()))
+        return {**dict.fromkeys(names, trained), "STATE": state}
+
+    def table(self) -> list[LayerRow]:
+        """A row for each graph node; shapes have the batch, parameters are those trained."""
+        stored = Counter[str]()
+        for raw in self._raws:
+            stored[raw.node.name] += raw.slot.bytes
+        owned = Counter[str]()
+        for param in self.graph.params:
+            if param.kind != "running":
+                owned[param.name.rpartition(".")[0]] += param.size
+        return [
+            LayerRow(n.name, n.op, (self.batch, *self.graph.shapes[n.name]), owned[n.name], stored[n.name])
+            for n in self.graph.nodes
+        ]
+
+    def __str__(self) -> str:
+        head = ("layer", "op", "shape", "parameters", "stored MB")
+        rows = [
+            (
+                r.name,
+                r.op,
+                " x ".join(map(str, r.shape)),
+                f"{r.parameters:,}",
+                f"{r.activation_bytes / 1e6:.2f}",
+            )
+            for r in self.table()
+        ]
+        total = sum(r.parameters for r in self.table())
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in (head, *rows)
+        ]
+        arenas = sum(self.arena_bytes.values())
+        lines.append(
+            f"{self.mode}: {total:,} parameters, {len(self.calls)} calls, {self.flops / 1e9:.3f} GFLOP, "
+            f"{self.memory / 1e6:.1f} MB of planned memory, {arenas / 1e6:.1f} MB of arenas"
+        )
+        return "\n".join(lines)
+
+
+def _check_settings(
+    batch: int, mode: str, source: str, count: int, augment: Augmentation | None,
+    smoothing: float, update: str | None, clip_norm: float | None,
+) -> None:  # fmt: skip
+    if batch < 1 or count < 1:
+        raise ValueError(f"a plan needs at least one sample, batch is {batch} and image_count {count}")
+    if mode not in MODES:
+        raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
+    if source not in SOURCES:
+        raise ValueError(f"no source {source!r}; there are {', '.join(SOURCES)}")
+    if source == "float32" and (augment is not None or count != batch):
+        raise ValueError("float32 images are a whole batch as it is: no augmentation, image_count = batch")
+    if mode == "infer" and augment is not None:
+        raise ValueError("inference takes no augmentation")
+    if update is not None and (mode != "train" or update not in MOMENTS):
+        raise ValueError(f"update {update!r} in mode {mode!r}; train plans take {', '.join(MOMENTS)}")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing {smoothing} must be from 0 to 1")
+    if clip_norm is not None and (update is None or not clip_norm > 0):
+        raise ValueError(f"clip_norm {clip_norm} must be above 0 and have an update to clip for")
