@@ -1,0 +1,183 @@
+"""A model: a graph with its parameters, how its images are normalised, and what its classes are called."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastadam import checkpoint
+from fastadam.arena import Arena
+from fastadam.device import get_device
+from fastadam.engine import Engine, Feed
+from fastadam.graph import Graph, Param
+from fastadam.layout import to_kernel, to_public
+
+PREDICT_BATCH = 256
+
+
+class Model:
+    """What a network knows. Made by ``fastadam.models.build`` or ``fastadam.load``.
+
+    graph                 what it computes
+    spec                  how ``fastadam.models.build`` makes the graph again; goes into checkpoints
+    parameters, state     arenas in kernel layout: trained parameters, running statistics
+    mean, std             (C,) float32 in units of 0 .. 1: uint8 images become (pixel / 255 - mean) / std
+    classes               names of the classes
+    """
+
+    def __init__(self, graph: Graph, spec: Mapping[str, Any], classes: Sequence[str] | None = None):
+        self.graph, self.spec = graph, dict(spec)
+        self.parameters, self.state = Arena(graph.trained()), Arena(graph.state())
+        channels = graph.input_shape[2]
+        self.mean, self.std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        self.classes = tuple(classes or map(str, range(graph.classes)))
+        self._engine: Engine | None = None
+        self._rooms: dict[Any, Feed] = {}
+
+    def initialize(self, seed: int) -> None:
+        """Draw fresh parameters; each has a generator of its own, by (seed, its place).
+
+        Weights and biases of convolutions and linear layers are uniform within 1 / sqrt(fan in), which is
+        PyTorch's default (He et al. 2015 with a = sqrt 5); batch norms begin as the identity.
+        """
+        views = {**self.parameters.views, **self.state.views}
+        fan_in = 1
+        for place, param in enumerate(self.graph.params):
+            view, kind = views[param.name], param.name.rpartition(".")[2]
+            if param.kind in ("conv", "linear"):
+                fan_in = math.prod(param.shape[:3]) if param.kind == "conv" else param.shape[1]
+            if kind == "running_mean" or (kind == "bias" and self._is_norm(param)):
+                view[...] = 0
+            elif kind == "running_var" or self._is_norm(param):
+                view[...] = 1
+            else:
+                bound = 1 / math.sqrt(fan_in)
+                view[...] = np.random.default_rng([seed, place]).uniform(-bound, bound, view.shape)
+
+    def _is_norm(self, param: Param) -> bool:
+        owner = param.name.rpartition(".")[0]
+        return any(node.name == owner and node.op == "bn" for node in self.graph.nodes)
+
+    # Parameters by name ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and running statistics, in forward order, in PyTorch's names and layouts."""
+        return self.to_public(self.parameters.views | self.state.views)
+
+    def load_state_dict(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Take over the arrays of ``state_dict`` (copied). ValueError names what is missing, unknown or misshapen."""
+        known = {param.name: param for param in self.graph.params}
+        missing, unknown = [n for n in known if n not in tensors], [n for n in tensors if n not in known]
+        if missing or unknown:
+            raise ValueError(f"the state dict does not fit the model: missing {missing}, unknown {unknown}")
+        for name, array in self.to_kernel(tensors).items():
+            (self.state if known[name].kind == "running" else self.parameters).views[name][...] = array
+
+    def to_public(self, views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Copies in PyTorch's layout of arrays of an arena (gradients, moments, ...), by name, in forward order."""
+        return {p.name: to_public(p, views[p.name]) for p in self.graph.params if p.name in views}
+
+    def to_kernel(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse of ``to_public``; ValueError for a shape that is not the parameter's."""
+        known = {param.name: param for param in self.graph.params}
+        return {name: to_kernel(known[name], np.asarray(t, np.float32)) for name, t in tensors.items()}
+
+    def set_normalization(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Normalise uint8 images by these channel means and deviations, (C,) in units of 0 .. 1, from now on."""
+        self.mean, self.std = np.asarray(mean, np.float32).copy(), np.asarray(std, np.float32).copy()
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters, normalisation and classes to a safetensors file that ``fastadam.load`` reads."""
+        checkpoint.save(Path(path), self.state_dict(), self.metadata())
+
+    def metadata(self) -> dict[str, Any]:
+        """What a checkpoint says of the model beside its tensors."""
+        return {
+            "model": self.spec,
+            "classes": list(self.classes),
+            "mean": [float(x) for x in self.mean],
+            "std": [float(x) for x in self.std],
+        }
+
+    # Use ------------------------------------------------------------------------------------------------
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """The most probable class of each image, (N,) int64; images as ``predict_proba`` takes them."""
+        return self.logits(images).argmax(1)
+
+    def predict_proba(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes, (N, classes) float32, with the running statistics of batch norms.
+
+        images   (N, C, H, W) uint8, or float32 already normalised with ``mean`` and ``std``
+        """
+        z = self.logits(images).astype(np.float64)
+        e = np.exp(z - z.max(1, keepdims=True))
+        return (e / e.sum(1, keepdims=True)).astype(np.float32)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """The network's output before softmax, (N, classes) float32; images as ``predict_proba`` takes them."""
+        images = check_images(images, self.graph)
+        out = np.empty((len(images), self.graph.classes), np.float32)
+        engine = self._own_engine()
+        for start in range(0, len(images), PREDICT_BATCH):
+            part = images[start : start + PREDICT_BATCH]
+            program = engine.program("infer", len(part), self._room(part))
+            program.inputs["images"][...] = part
+            program.inputs["index"][...] = np.arange(len(part))
+            program.inputs["step"][...] = 1 / len(part), 0
+            engine.device.activate()
+            program.run()
+            out[start : start + len(part)] = program.outputs["logits"]
+        return out
+
+    def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        """Mean cross-entropy in training mode, and its gradients by parameter name in PyTorch's layouts.
+
+        The model is unchanged: batch norms use the batch's statistics but leave the running ones.
+        """
+        images, labels = check_images(images, self.graph), check_labels(labels, len(images), self.graph)
+        engine = self._own_engine()
+        program = engine.program("train", len(images), self._room(images))
+        program.inputs["images"][...] = images
+        program.inputs["labels"][...] = labels
+        if "index" in program.inputs:
+            program.inputs["index"][...] = np.arange(len(images))
+        program.inputs["step"][...] = 1 / len(images), 0
+        engine.device.activate()
+        program.run()
+        return float(program.outputs["loss"][0]), self.to_public(engine.arenas["GRAD"].views)
+
+    def _own_engine(self) -> Engine:
+        if self._engine is None or self._engine.mean is not self.mean:
+            arenas = {"PARAM": self.parameters, "STATE": self.state, "GRAD": Arena(self.graph.trained())}
+            self._engine = Engine(self.graph, get_device("cpu"), arenas, self.mean, self.std)
+        return self._engine
+
+    def _room(self, images: np.ndarray) -> Feed:
+        key = images.shape, images.dtype
+        if key not in self._rooms:
+            self._rooms[key] = Feed(np.empty_like(images, order="C"), np.zeros(len(images), np.int32))
+        return self._rooms[key]
+
+
+def check_images(images: np.ndarray, graph: Graph) -> np.ndarray:
+    """Images a graph can take, C-contiguous; else ValueError with what was expected."""
+    images = np.asarray(images)
+    high, wide, channels = graph.input_shape
+    if images.ndim != 4 or images.shape[1:] != (channels, high, wide) or not len(images):
+        raise ValueError(f"images must have the shape (N, {channels}, {high}, {wide}), they have {images.shape}")
+    if images.dtype not in (np.uint8, np.float32):
+        raise ValueError(f"images must be uint8, or float32 already normalised, they are {images.dtype}")
+    return np.ascontiguousarray(images)
+
+
+def check_labels(labels: np.ndarray, count: int, graph: Graph) -> np.ndarray:
+    """Labels of ``count`` images as int32; else ValueError with what was expected."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be {count} integers, they are {labels.dtype} of shape {labels.shape}")
+    if labels.min() < 0 or labels.max() >= graph.classes:
+        raise ValueError(f"labels must lie in 0 .. {graph.classes - 1}, they reach {labels.min()} .. {labels.max()}")
+    return labels.astype(np.int32)

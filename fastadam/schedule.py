@@ -1,0 +1,50 @@
+"""Learning rates by step: constant, cosine and one-cycle, each with linear warm-up if asked for."""
+
+import math
+from dataclasses import dataclass
+
+SCHEDULES = ("constant", "cosine", "onecycle")
+
+ONECYCLE_RISE = 0.3
+ONECYCLE_START = 25.0
+ONECYCLE_END = 1e4
+"""PyTorch's defaults: the rise takes 30 % of the steps from lr / 25; the end is lr / 25 / 10,000."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``schedule(step)`` is the learning rate of step 0, 1, ... ``total - 1``.
+
+    constant   lr
+    cosine     from lr to 0 along half a cosine (Loshchilov & Hutter 2017, equation 5, one period)
+    onecycle   up from lr / 25 to lr, then down to lr / 250,000, both along cosines (Smith & Topin 2018);
+               ``warmup`` is the length of the rise, 30 % of the steps if 0
+
+    ``warmup`` steps rise linearly to lr before a constant or a cosine. The highest rate is ``lr``.
+    """
+
+    kind: str
+    lr: float
+    total: int
+    warmup: int = 0
+
+    def __call__(self, step: int) -> float:
+        if self.kind == "onecycle":
+            return self._onecycle(step)
+        if step < self.warmup:
+            return self.lr * (step + 1) / (self.warmup + 1)
+        if self.kind == "constant":
+            return self.lr
+        return self.lr * _half_cosine((step - self.warmup) / max(1, self.total - self.warmup))
+
+    def _onecycle(self, step: int) -> float:
+        peak = (self.warmup or ONECYCLE_RISE * self.total) - 1
+        start, end = self.lr / ONECYCLE_START, self.lr / ONECYCLE_START / ONECYCLE_END
+        if step <= peak:
+            return self.lr + (start - self.lr) * _half_cosine(step / peak if peak > 0 else 1.0)
+        return end + (self.lr - end) * _half_cosine((step - peak) / max(1.0, self.total - 1 - peak))
+
+
+def _half_cosine(progress: float) -> float:
+    """From 1 down to 0."""
+    return (1 + math.cos(math.pi * min(1.0, max(0.0, progress)))) / 2

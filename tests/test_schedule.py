@@ -1,0 +1,35 @@
+"""Learning rates by step."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadam.schedule import SCHEDULES, Schedule
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 500), st.integers(0, 600), st.floats(1e-6, 10))
+def test_rates_stay_between_zero_and_the_peak(kind, total, warmup, lr):
+    rates = [Schedule(kind, lr, total, warmup)(step) for step in range(total)]
+    assert all(0 <= rate <= lr * (1 + 1e-12) for rate in rates)
+
+
+def test_warmup_rises_linearly_then_the_schedule_begins():
+    schedule = Schedule("constant", 1.0, 10, 4)
+    assert [schedule(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_cosine_and_onecycle_are_pytorchs():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+    total = 50
+    for kind, make in (
+        ("cosine", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=total)),
+        ("onecycle", lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.3, total_steps=total)),
+    ):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+        reference, rates = make(optimizer), []
+        for _ in range(total):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            reference.step()
+        ours = Schedule(kind, 0.3, total)
+        assert [ours(step) for step in range(total)] == pytest.approx(rates, rel=1e-9, abs=1e-12)

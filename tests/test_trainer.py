@@ -1,0 +1,212 @@
+"""The trainer: it learns, it is deterministic, it says what is wrong."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from fastadam import models, optim
+from fastadam.errors import ConfigError, DivergedError
+from fastadam.graph import Graph, Node
+from fastadam.model import Model
+from fastadam.trainer import Trainer
+
+
+def small_model(seed: int = 0) -> Model:
+    """A network of 1,700 parameters on images of 8 x 8."""
+    model = Model(models.cnn(4, (8, 8, 3), width=4, hidden=12), {"name": "small"})
+    model.initialize(seed)
+    return model
+
+
+def small_data(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images whose class is their brightest quarter."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 120, (count, 3, 8, 8), dtype=np.uint8)
+    labels = np.arange(count) % 4
+    for image, label in zip(images, labels, strict=True):
+        top, left = divmod(int(label), 2)
+        image[:, 4 * top : 4 * top + 4, 4 * left : 4 * left + 4] += 100
+    return images, labels
+
+
+@pytest.mark.parametrize("rule", sorted(optim.OPTIMIZERS))
+def test_overfits_one_batch(rule):
+    images, labels = small_data(16)
+    settings = {"lr": 0.1, "momentum": 0.9} if rule == "sgd" else {"lr": 0.01}
+    model = small_model()
+    model.set_normalization((0.4,) * 3, (0.2,) * 3)
+    trainer = Trainer(model, optim.OPTIMIZERS[rule](None, **settings))
+    losses = [trainer.step(images, labels) for _ in range(150)]
+    assert losses[0] > 1.0
+    assert losses[-1] < 0.05
+    assert (model.predict(images) == labels).all()
+
+
+def test_fit_generalises_and_tells_of_it():
+    model = small_model()
+    records = list(Trainer(model, "adam", 3e-3, batch_size=32).fit(small_data(800), epochs=4, val_size=80))
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    assert [record.step for record in records] == [23, 46, 69, 92]  # 720 images: the last batch of 16 counts
+    assert records[-1].val_accuracy > 0.95
+    assert records[-1].train_loss < records[0].train_loss
+    images, labels = small_data(100, seed=9)
+    assert (model.predict(images) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("augment", [(), ("flip", "crop", "cutout")])
+def test_any_number_of_threads_gives_the_same_bits(augment):
+    data, states = small_data(70), []
+    for threads in (1, 2, 3, 4):
+        model = small_model(3)
+        trainer = Trainer(model, batch_size=32, augment=augment, clip_norm=1.0, label_smoothing=0.1, threads=threads)
+        records = list(trainer.fit(data, epochs=2, val_size=10))
+        states.append(
+            [
+                records[-1].train_loss,
+                *model.state_dict().values(),
+                *(m.flat for m in trainer.moments.values()),
+            ]
+        )
+    for other in states[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(states[0], other, strict=True))
+
+
+def test_seeds_decide():
+    def run(seed: int) -> np.ndarray:
+        model = small_model(1)
+        list(Trainer(model, batch_size=16, augment=("crop",), seed=seed).fit(small_data(), epochs=1))
+        return model.parameters.flat.copy()
+
+    assert np.array_equal(run(5), run(5))
+    assert not np.array_equal(run(5), run(6))
+
+
+def test_a_step_takes_stored_or_normalised_images():
+    images, labels = small_data(8)
+    models_ = small_model(), small_model()
+    for model in models_:
+        model.set_normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    normalised = (images / np.float32(255) - models_[0].mean.reshape(3, 1, 1)) / models_[0].std.reshape(3, 1, 1)
+    first = Trainer(models_[0]).step(images, labels)
+    second = Trainer(models_[1]).step(normalised.astype(np.float32), labels)
+    assert first == pytest.approx(second, rel=1e-5)
+    np.testing.assert_allclose(
+        models_[0].predict_proba(images), models_[1].predict_proba(normalised.astype(np.float32)), atol=1e-4
+    )
+
+
+def test_a_step_allocates_no_memory_to_speak_of():
+    """After the first step nothing as large as a single activation is taken."""
+    images, labels = small_data(32)
+    trainer = Trainer(small_model())
+    for _ in range(3):
+        trainer.step(images, labels)
+    tracemalloc.start()
+    trainer.step(images, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16_000, "the smallest activation of this batch takes 32 x 12 x 4 bytes, the largest 32 KB"
+
+
+def test_gradients_leave_the_model_alone():
+    model, (images, labels) = small_model(), small_data(12)
+    before = model.state_dict()
+    loss, gradients = model.loss_and_gradients(images, labels)
+    assert list(gradients) == list(before)
+    assert all(np.array_equal(before[name], value) for name, value in model.state_dict().items())
+    norm = np.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
+    direction = {name: g / norm for name, g in gradients.items()}
+    slope, step = norm, 1e-2
+    losses = []
+    for sign in (1, -1):
+        model.load_state_dict({n: before[n] + sign * step * direction[n] for n in before})
+        losses.append(model.loss_and_gradients(images, labels)[0])
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-2)  # float32 losses
+    assert loss == pytest.approx(np.mean(losses), rel=1e-2)
+
+
+def test_clipping_bounds_the_step():
+    model, (images, labels) = small_model(), small_data(12)
+    before = model.parameters.flat.copy()
+    Trainer(model, optim.SGD(lr=1.0), clip_norm=1e-3).step(images, labels)
+    assert np.linalg.norm(model.parameters.flat - before) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_divergence_is_an_error():
+    with pytest.raises(DivergedError, match="step"):
+        list(Trainer(small_model(), optim.SGD(lr=1e30), batch_size=8).fit(small_data(), epochs=5))
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ConfigError, match=r"batch size 64 .* 36 training images"):
+        next(iter(Trainer(small_model(), batch_size=64).fit(small_data(40), epochs=1)))
+
+
+def test_arguments_are_checked():
+    model, (images, labels) = small_model(), small_data(4)
+    trainer = Trainer(model)
+    for bad_images, bad_labels, words in (
+        (images[:, :2], labels, r"\(N, 3, 8, 8\)"),
+        (images.astype(np.float64), labels, "float64"),
+        (images, labels[:3], "4 integers"),
+        (images, labels + 1, "0 .. 3"),
+        (images, labels.astype(float), "integers"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            trainer.step(bad_images, bad_labels)
+    with pytest.raises(ConfigError, match="adamm"):
+        Trainer(model, "adamm")
+    with pytest.raises(ConfigError, match="flop"):
+        Trainer(model, augment=("flop",))
+    with pytest.raises(ConfigError, match="resnot"):
+        models.build("resnot")
+
+
+def test_state_dicts_are_checked_and_copied():
+    model = small_model()
+    state = model.state_dict()
+    state["fc.bias"][...] = 7
+    assert not (model.state_dict()["fc.bias"] == 7).any()
+    model.load_state_dict(state)
+    assert (model.state_dict()["fc.bias"] == 7).all()
+    for wrong, words in (
+        ({**state, "more": state["fc.bias"]}, "more"),
+        ({k: v for k, v in state.items() if k != "fc.bias"}, "fc.bias"),
+        ({**state, "fc.bias": np.zeros(3, np.float32)}, "fc.bias"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.load_state_dict(wrong)
+    assert (model.state_dict()["fc.bias"] == 7).all()
+
+
+def test_every_graph_op_trains_alike_on_any_number_of_threads():
+    """A graph with every operation: the whole step, not only the networks by name."""
+    nodes = [Node("input", "x", (), {"shape": (8, 8, 3)})]
+
+    def add(op: str, *inputs: str, name: str, **attrs: object) -> str:
+        nodes.append(Node(op, name, inputs, attrs))
+        return name
+
+    conv = {"kernel": 3, "pad": 1}
+    a = add(
+        "relu",
+        add("bn", add("conv", "x", name="c1", out=6, stride=1, bias=False, **conv), name="b1"),
+        name="r1",
+    )
+    b = add("bn", add("conv", a, name="c2", out=8, stride=2, bias=True, **conv), name="b2")
+    c = add("conv", a, name="c3", out=8, stride=2, bias=False, kernel=1, pad=0)
+    d = add("dropout", add("relu", add("add", b, c, name="s"), name="r2"), name="d", p=0.2)
+    e = add("linear", add("avgpool", add("maxpool", d, name="p"), name="g"), name="fc", out=4, bias=True)
+    graph = Graph(nodes)
+    assert graph.output == e
+    images, labels = small_data(48)
+    states = []
+    for threads in (1, 3):
+        model = Model(graph, {"name": "all"})
+        model.initialize(0)
+        trainer = Trainer(model, "adam", 0.01, threads=threads)
+        losses = [trainer.step(images, labels) for _ in range(30)]
+        states.append(np.concatenate([model.parameters.flat, model.state.flat, losses]))
+    assert np.array_equal(*states)
+    assert losses[-1] < losses[0] / 2
