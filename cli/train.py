@@ -1,0 +1,143 @@
+"""``fastadam train``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastadam.config import TrainConfig, settings
+
+from .options import (
+    COMMAND_LINE,
+    DEFAULT,
+    ENVIRONMENT,
+    FILE,
+    config_option,
+    human_bytes,
+    human_seconds,
+    json_option,
+    print_json,
+    quiet_option,
+    setting_options,
+    source_of,
+    switch,
+)
+
+SOURCES = ("default", "file", "environment", "command line")
+
+
+@click.command("train")
+@setting_options(*settings())
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    show_default="runs/<date>-<time>-<model>",
+    help="New or empty folder for the run: settings, log, checkpoints, summary.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    show_default="none",
+    help="Go on with the run in this folder, with its settings; only --epochs may be given, to extend it.",
+)
+@switch("dry_run", "Show the memory plan and stop.")
+@json_option
+@quiet_option
+@config_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    json: bool,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Train a network, one line an epoch, and test it once at the end.
+
+    Without --data it trains on CIFAR-10 if that is in the cache, and on generated images if not. Interrupted
+    by Ctrl-C or a signal, it writes a checkpoint first; --resume then gives the same bits as a run that was
+    never stopped.
+
+    \b
+    Examples:
+      fastadam train
+      fastadam train --data cifar-10-binary.tar.gz --epochs 20 --schedule onecycle --augment flip,crop
+      fastadam train --optimizer sgd --momentum 0.9 --nesterov --steps 500 --out runs/sgd
+      fastadam train --config runs/sgd/config.toml --seed 1
+      fastadam train --resume runs/sgd
+    """
+    from .report import make_reporter
+
+    with make_reporter(quiet) as reporter:
+        if resume is not None:
+            ignored = _refuse_beside_resume(ctx, out, dry_run)
+            if ignored:
+                reporter.warning(f"{', '.join(ignored)} ignored: --resume goes on with the run's own settings")
+            config = TrainConfig(epochs=values["epochs"])
+        else:
+            _settle_length(ctx, values)
+            config = TrainConfig.from_dict(values)
+        if dry_run:
+            _show_plan(config, json)
+            return
+        from fastadam.training import run_training
+
+        summary = run_training(config, out=out, resume=resume, reporter=reporter)
+    if json:
+        print_json(summary)
+    else:
+        click.echo(_in_words(summary))
+
+
+def _settle_length(ctx: click.Context, values: dict[str, Any]) -> None:
+    """--epochs and --steps exclude each other; given in different places, the stronger place wins."""
+    epochs, steps = source_of(ctx, "epochs"), source_of(ctx, "steps")
+    if DEFAULT in (epochs, steps):
+        return
+    if epochs == steps:
+        raise click.UsageError(f"Both epochs and steps are given ({SOURCES[epochs]}); give one of them.", ctx)
+    values["epochs" if epochs < steps else "steps"] = None
+
+
+def _refuse_beside_resume(ctx: click.Context, out: Path | None, dry_run: bool) -> list[str]:
+    """Usage error for what --resume does not go with; returns the environment variables it ignores."""
+    if out is not None:
+        raise click.UsageError("--resume goes on in the run's own folder; leave --out away.", ctx)
+    if dry_run:
+        raise click.UsageError("--dry-run shows the plan of a new run; leave --resume away.", ctx)
+    names = [name for name in settings() if name != "epochs"]
+    for name in names:
+        if source_of(ctx, name) in (FILE, COMMAND_LINE):
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--resume keeps the run's own settings: --{option} cannot be changed.", ctx)
+    return [f"FASTADAM_TRAIN_{name.upper()}" for name in names if source_of(ctx, name) == ENVIRONMENT]
+
+
+def _show_plan(config: TrainConfig, json: bool) -> None:
+    from fastadam.training import describe_plan
+
+    plan = describe_plan(config)
+    if json:
+        print_json(plan.to_dict())
+        return
+    click.echo(f"{plan.step}\n")
+    width = max(len(name) for name, _ in plan.rows)
+    for name, size in plan.rows:
+        click.echo(f"{name:<{width}}  {human_bytes(size):>10}")
+    click.echo(f"{'total':<{width}}  {human_bytes(plan.total_bytes):>10}")
+
+
+def _in_words(summary: dict[str, Any]) -> str:
+    accuracy = summary["test_accuracy"]
+    told = "-" if accuracy is None else f"{100 * accuracy:.2f} %"
+    lines = [
+        f"test accuracy  {told}  ({summary['model']} on {summary['dataset']})",
+        f"time           {human_seconds(summary['seconds'])}, {summary['samples_per_second']:,.0f} images/s",
+        f"run            {Path(summary['checkpoint']).parent}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,236 @@
+"""Settings: what is allowed, what is refused and how that is said, and the way to TOML and back."""
+
+import math
+import os
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadam import models
+from fastadam.config import (
+    DATA_SETS,
+    MODELS,
+    OPTIMIZER_SETTINGS,
+    TrainConfig,
+    choose_val_size,
+    defaults,
+    dump_toml,
+    load_toml,
+    settings,
+)
+from fastadam.data.formats import FORMATS
+from fastadam.data.library import SYNTHETIC
+from fastadam.errors import ConfigError
+from fastadam.optim import OPTIMIZERS
+
+NUMBERS = [name for name, setting in settings().items() if setting.kind in ("count", "number")]
+MAY_BE_ZERO = ["beta1", "beta2", "weight_decay", "momentum", "warmup", "label_smoothing", "seed"]
+
+
+def test_defaults_are_valid_and_every_setting_is_described():
+    config = TrainConfig()
+    for name, setting in settings().items():
+        assert len(setting.help) > 10, name
+        assert setting.default_text or defaults()[name] is not None, name
+        assert getattr(config, name) == defaults()[name]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_may_be_negative_nan_or_infinite(name):
+    for value in (-1, -0.5, math.nan, math.inf, -math.inf, 10**400, True, "3"):
+        with pytest.raises(ConfigError, match=f"^{name} ") as caught:
+            TrainConfig.from_dict({name: value})
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in MAY_BE_ZERO])
+def test_zero_is_refused_where_it_makes_no_sense(name):
+    with pytest.raises(ConfigError, match=r"must be (above 0|at least 1), found 0"):
+        TrainConfig.from_dict({name: 0})
+
+
+@pytest.mark.parametrize("name", MAY_BE_ZERO)
+def test_zero_is_allowed_where_it_means_off(name):
+    optimizer = "sgd" if name == "momentum" else "adam"
+    assert getattr(TrainConfig.from_dict({name: 0, "optimizer": optimizer}), name) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": "vgg"}, "model must be one of mlp, cnn, found 'vgg'"),
+        ({"model": "cn"}, "did you mean 'cnn'"),
+        ({"optimizer": "adamx"}, "did you mean 'adam"),
+        ({"epochs": 3.0}, "epochs must be a whole number, found 3.0"),
+        ({"epochs": 3, "steps": 5}, "exclude each other"),
+        ({"beta1": 1.0}, "beta1 must be below 1"),
+        ({"target_accuracy": 90}, "target_accuracy must be at most 1"),
+        ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:x"}, "device must be"),
+        ({"nesterov": 1}, "nesterov must be true or false"),
+        ({"nesterov": True, "optimizer": "sgd"}, "nesterov needs a momentum"),
+        ({"momentum": 0.9}, "momentum has no meaning for optimizer adamw, which takes beta1, beta2, eps"),
+        ({"beta2": 0.9, "optimizer": "sgd"}, "beta2 has no meaning for optimizer sgd"),
+        ({"augment": ["flip", "crp"]}, "did you mean 'crop'"),
+        ({"augment": 3}, "augment must be a list"),
+        ({"data": ""}, "data must be text"),
+        ({"data": "a\0b"}, "data must be text"),
+        ({"data": "\udcff"}, "data must be text"),
+        ({"batchsize": 3}, "there is no setting 'batchsize'; did you mean 'batch_size'?"),
+        ({"out": "runs/x"}, "there is no setting 'out'"),
+        ({"threads": 1025}, "threads must be at most 1024"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(values, message):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_dict(values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_becomes_a_value_of_the_right_type():
+    known = settings()
+    assert known["epochs"].parse(" 12 ") == 12
+    assert known["lr"].parse("1e-3") == 0.001
+    assert known["augment"].parse("crop, flip") == ("flip", "crop")
+    assert known["augment"].parse("none") == ()
+    for name, text in [
+        ("epochs", "3.5"),
+        ("epochs", ""),
+        ("epochs", "9" * 5000),
+        ("lr", "fast"),
+        ("lr", "nan"),
+    ]:
+        with pytest.raises(ValueError, match="must be"):
+            known[name].parse(text)
+
+
+@st.composite
+def configs(draw):
+    """Valid settings, each optional one sometimes given."""
+    values = {}
+    for name, setting in settings().items():
+        if name in ("epochs", "steps", *OPTIMIZER_SETTINGS["adam"], *OPTIMIZER_SETTINGS["sgd"]) or not draw(
+            st.booleans()
+        ):
+            continue
+        low = max(setting.low, -1e300)
+        high = min(setting.high, 1e300)
+        values[name] = draw(
+            {
+                "count": lambda low=low, high=high: st.integers(int(low), int(high)),
+                "number": lambda low=low, high=high, s=setting: st.floats(
+                    low, high, exclude_min=s.low_open, exclude_max=s.high_open
+                ),
+                "text": lambda: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+                "choice": lambda s=setting: st.sampled_from(s.choices),
+                "device": lambda: st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
+                "list": lambda s=setting: st.lists(st.sampled_from(s.choices), unique=True),
+            }[setting.kind]()
+        )
+    length = draw(st.sampled_from(["epochs", "steps", None]))
+    if length:
+        values[length] = draw(st.integers(1, 10**6))
+    return TrainConfig.from_dict(values)
+
+
+@hypothesis.settings(deadline=None)  # files take as long as the disk is busy
+@given(config=configs())
+def test_settings_survive_toml(config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("toml") / "config.toml"
+    path.write_bytes(dump_toml(config.to_dict()).encode())
+    assert TrainConfig.from_dict(load_toml(path)) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"lr = 0.1\nepochs == 3\n", "line 2"),
+        (b"lr = 0.1\nname = [1,", "line 2, the end of the file"),
+        (b"lr = 0.1\nlr = 0.2\n", "line 2"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"lr = " + b"9" * 5000, "far too large"),
+        (b"lr = " + b"[" * 5000 + b"]" * 5000, "far too large"),
+    ],
+)
+def test_a_broken_file_is_named_with_the_line(content, message, tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_toml(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.toml", ".", "a\0b"])
+def test_a_file_that_cannot_be_read_is_named(name, tmp_path):
+    with pytest.raises(ConfigError, match="cannot read settings"):
+        load_toml(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_defaults_are_the_optimizers_own(name):
+    optimizer = OPTIMIZERS[name]
+    config = TrainConfig(optimizer=name).resolved(train_images=1000)
+    made = optimizer(None).settings()
+    assert set(OPTIMIZER_SETTINGS[name]) == set(made) - {"lr", "weight_decay", "dampening"}
+    for setting in ("lr", "weight_decay", *OPTIMIZER_SETTINGS[name]):
+        assert getattr(config, setting) == made[setting], setting
+    # What --help says of the two that depend on the optimizer.
+    assert f"{optimizer.default_lr:g}" in settings()["lr"].default_text
+    assert f"{optimizer.default_weight_decay:g}" in settings()["weight_decay"].default_text
+    assert set(OPTIMIZERS) == set(OPTIMIZER_SETTINGS)
+
+
+def test_data_sets_with_a_name_are_those_that_load_knows():
+    assert {form.name for form in FORMATS} | {SYNTHETIC} == set(DATA_SETS)
+
+
+def test_every_model_can_be_built():
+    for name in MODELS:
+        assert models.build(name).graph
+    with pytest.raises(ConfigError):
+        models.build("vgg")
+
+
+def test_resolving_fills_in_what_depends_on_the_run(tmp_path, monkeypatch):
+    config = TrainConfig().resolved(train_images=50_000)
+    assert (config.epochs, config.steps, config.val_size, config.warmup) == (10, None, 5000, 0.0)
+    assert config.threads >= 1
+    config = TrainConfig(steps=7, schedule="onecycle", threads=3, lr=0.5).resolved(train_images=49_999)
+    assert (config.epochs, config.steps, config.val_size, config.warmup) == (None, 7, 4999, None)
+    assert (config.threads, config.lr) == (3, 0.5)
+    assert config.resolved(train_images=49_999) == config
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for data in ("images", "./images/", str(tmp_path / "images")):
+        assert TrainConfig(data=data).resolved(train_images=100).data == str(tmp_path / "images")
+    assert TrainConfig(data="~/images").resolved(train_images=100).data == os.path.expanduser("~/images")
+
+
+def test_a_name_of_a_data_set_is_not_taken_for_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "synthetic").mkdir()
+    assert TrainConfig(data="synthetic").resolved(train_images=100).data == "synthetic"
+
+
+@given(st.integers(2, 200_000))
+def test_validation_leaves_something_to_train_on(images):
+    assert 1 <= choose_val_size(None, images) < images
+
+
+@pytest.mark.parametrize(("asked", "images"), [(5000, 5000), (5000, 10), (None, 1)])
+def test_too_large_a_validation_set_is_refused(asked, images):
+    with pytest.raises(ConfigError, match=f"the data hold {images} training image"):
+        choose_val_size(asked, images)
+
+
+def test_numpy_numbers_are_not_taken_by_mistake():
+    assert TrainConfig(lr=float(np.float32(0.5))).lr == 0.5
+    with pytest.raises(ConfigError, match="lr must be a number"):
+        TrainConfig(lr=np.float32(0.5))
