@@ -11,6 +11,7 @@ from fastadam.setting import Setting
 
 from .options import (
     F,
+    PathType,
     config_option,
     group_help,
     human_bytes,
@@ -43,7 +44,7 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("synth")
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("dest", type=PathType())
 @_images("train", 10_000)
 @_images("test", 2_000)
 @setting_options("seed")

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from .options import config_option, json_option, print_json, setting_options
+from .options import PathType, config_option, json_option, print_json, setting_options
+from .report import make_reporter
 
 
 @click.command("eval")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=PathType())
 @setting_options("data", required=True)
 @setting_options("device", "batch_size", "threads", "limit_test")
 @json_option
@@ -27,7 +28,8 @@ def command(checkpoint: Path, json: bool, **values: Any) -> None:
     from fastadam.checkpoint import locate
     from fastadam.training import evaluate_checkpoint
 
-    result = evaluate_checkpoint(locate(checkpoint), values.pop("data"), **values)
+    with make_reporter(quiet=False) as reporter:
+        result = evaluate_checkpoint(locate(checkpoint), values.pop("data"), reporter=reporter, **values)
     if json:
         print_json(result)
         return

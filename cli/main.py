@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from fastadam.errors import FastAdamError
+from fastadam.setting import nearest, shown
 
 from .options import group_help, show_version
 
@@ -36,11 +38,21 @@ class Application(click.Group):
             return None
         return importlib.import_module(f".{self.modules[cmd_name]}", __package__).command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names; for one that there is not, the nearest is suggested."""
+        if args[0] not in self.modules and not args[0].startswith("-"):
+            ctx.fail(f"No such command {shown(args[0])}{nearest(args[0], self.modules)}")
+        return super().resolve_command(ctx, args)
+
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the command that the arguments name. Standalone, end the process with its exit code."""
         parent: Callable[..., Any] = super().main
         if not standalone_mode:
             return parent(*args, standalone_mode=False, **extra)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal cannot show
+            sys.stdout.reconfigure(errors="backslashreplace")
         sys.exit(_exit_code(lambda: parent(*args, standalone_mode=False, **extra)))
 
 
@@ -77,12 +89,15 @@ def _fail(message: str, code: int) -> int:
 def _with_hint(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split("\n"))
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        message += f" Try '{error.ctx.command_path} --help'."
+        stop = "" if message.endswith((".", "?")) else "."
+        message += f"{stop} Try '{error.ctx.command_path} --help'."
     return message
 
 
 def _abandon(stream: Any) -> None:
     """Send what is still buffered nowhere: flushing it at exit would fail once more, with a traceback."""
+    if stream is None:  # closed before Python started
+        return
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

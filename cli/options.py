@@ -1,6 +1,8 @@
 """Options that several commands share, and options made from the library's table of settings."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -32,6 +34,19 @@ class SettingType(click.ParamType):
             return self.setting.parse(value) if isinstance(value, str) else self.setting.check(value)
         except ValueError as error:
             self.fail(f"{error}{_variable(param, ctx)}", param, ctx)
+
+
+class PathType(click.Path):
+    """A path; an empty one, from an unset variable of a shell perhaps, does not stand for the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)  # whoever reads it says more about why that fails
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value as a ``Path``; a usage error if it is empty."""
+        if value == "":
+            self.fail("must be a path, found ''", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _variable(param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -80,7 +95,7 @@ def config_option(function: F) -> F:
     """``--config FILE``: options by name in a TOML file; an unknown one is an error."""
     return click.option(
         "--config",
-        type=click.Path(),
+        type=PathType(),
         metavar="FILE",
         is_eager=True,
         expose_value=False,
@@ -90,7 +105,7 @@ def config_option(function: F) -> F:
     )(function)
 
 
-def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
     known = {option.name: option for option in ctx.command.params if isinstance(option, click.Option)}
@@ -140,11 +155,22 @@ def source_of(ctx: click.Context, name: str) -> int:
     return DEFAULT if source is None else ranks.get(source, DEFAULT)
 
 
+def unused_variables(ctx: click.Context) -> list[str]:
+    """A warning for each variable of the environment that is named like an option of this command, but is none."""
+    prefix = f"{ctx.auto_envvar_prefix}_"
+    known = [option.name.upper() for option in ctx.command.params if option.name]
+    return [
+        f"{name} has no effect: there is no such option{nearest(name.removeprefix(prefix), known)}"
+        for name in sorted(os.environ)
+        if name.startswith(prefix) and name.removeprefix(prefix) not in known
+    ]
+
+
 def print_json(value: Any) -> None:
     """The one JSON object of ``--json``."""
     from fastadam.run import json_text
 
-    click.echo(json_text(value))
+    click.echo(json_text(value, ascii_only=True))
 
 
 def human_bytes(size: int) -> str:

@@ -1,5 +1,6 @@
 """Progress on standard error: a bar on a terminal, plain lines anywhere else."""
 
+import contextlib
 import os
 import sys
 import time
@@ -132,7 +133,5 @@ class BarReporter(PlainReporter):
         self.message(epoch_line(record))
 
     def _write(self, line: str) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             self._console.print(line, markup=False, soft_wrap=True)
-        except (OSError, ValueError):
-            self._silent = True

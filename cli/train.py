@@ -12,6 +12,7 @@ from .options import (
     DEFAULT,
     ENVIRONMENT,
     FILE,
+    PathType,
     config_option,
     human_bytes,
     human_seconds,
@@ -21,7 +22,9 @@ from .options import (
     setting_options,
     source_of,
     switch,
+    unused_variables,
 )
+from .report import PlainReporter, make_reporter
 
 SOURCES = ("default", "file", "environment", "command line")
 
@@ -30,14 +33,14 @@ SOURCES = ("default", "file", "environment", "command line")
 @setting_options(*settings())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="RUN",
     show_default="runs/<date>-<time>-<model>",
     help="New or empty folder for the run: settings, log, checkpoints, summary.",
 )
 @click.option(
     "--resume",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="RUN",
     show_default="none",
     help="Go on with the run in this folder, with its settings; only --epochs may be given, to extend it.",
@@ -66,24 +69,24 @@ def command(
     \b
     Examples:
       fastadam train
-      fastadam train --data cifar-10-binary.tar.gz --epochs 20 --schedule onecycle --augment flip,crop
-      fastadam train --optimizer sgd --momentum 0.9 --nesterov --steps 500 --out runs/sgd
+      fastadam train --data cifar-10-binary.tar.gz --epochs 20 --augment flip,crop
+      fastadam train --optimizer sgd --momentum 0.9 --steps 500 --out runs/sgd
       fastadam train --config runs/sgd/config.toml --seed 1
       fastadam train --resume runs/sgd
     """
-    from .report import make_reporter
-
     with make_reporter(quiet) as reporter:
+        for warning in unused_variables(ctx):
+            reporter.warning(warning)
         if resume is not None:
             ignored = _refuse_beside_resume(ctx, out, dry_run)
             if ignored:
                 reporter.warning(f"{', '.join(ignored)} ignored: --resume goes on with the run's own settings")
-            config = TrainConfig(epochs=values["epochs"])
+            config = TrainConfig(epochs=values["epochs"] if source_of(ctx, "epochs") != ENVIRONMENT else None)
         else:
             _settle_length(ctx, values)
             config = TrainConfig.from_dict(values)
         if dry_run:
-            _show_plan(config, json)
+            _show_plan(config, json, reporter)
             return
         from fastadam.training import run_training
 
@@ -110,18 +113,18 @@ def _refuse_beside_resume(ctx: click.Context, out: Path | None, dry_run: bool) -
         raise click.UsageError("--resume goes on in the run's own folder; leave --out away.", ctx)
     if dry_run:
         raise click.UsageError("--dry-run shows the plan of a new run; leave --resume away.", ctx)
-    names = [name for name in settings() if name != "epochs"]
+    names = list(settings())
     for name in names:
-        if source_of(ctx, name) in (FILE, COMMAND_LINE):
+        if name != "epochs" and source_of(ctx, name) in (FILE, COMMAND_LINE):
             option = name.replace("_", "-")
             raise click.UsageError(f"--resume keeps the run's own settings: --{option} cannot be changed.", ctx)
     return [f"FASTADAM_TRAIN_{name.upper()}" for name in names if source_of(ctx, name) == ENVIRONMENT]
 
 
-def _show_plan(config: TrainConfig, json: bool) -> None:
+def _show_plan(config: TrainConfig, json: bool, reporter: PlainReporter) -> None:
     from fastadam.training import describe_plan
 
-    plan = describe_plan(config)
+    plan = describe_plan(config, reporter)
     if json:
         print_json(plan.to_dict())
         return

@@ -54,15 +54,26 @@ def load(path: Path | str) -> Checkpoint:
     return Checkpoint(tensors, metadata)
 
 
+def reason(error: Exception) -> str:
+    """Why a checkpoint could not be used, for a message."""
+    return f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
+
+
 def locate(path: Path | str) -> Path:
     """``path`` itself, or the best checkpoint of the run folder it is; CheckpointError if that has none."""
     path = Path(path)
-    if not path.is_dir():
-        return path
     best, last = path / "best.safetensors", path / "last.safetensors"
-    if best.is_file():
-        return best
-    if last.is_file():
+    try:
+        if not path.is_dir():
+            return path
+        if best.is_file():
+            return best
+        last_is_there = last.is_file()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot look for a checkpoint in {path}: {error.strerror}; give one that you may read"
+        ) from error
+    if last_is_there:
         raise CheckpointError(f"{path} has no best.safetensors yet; give {last} to use its last checkpoint")
     raise CheckpointError(f"{path} holds no checkpoint; give a run folder with best.safetensors in it, or a file")
 

@@ -230,12 +230,14 @@ def choose_val_size(asked: int | None, train_images: int) -> int:
 
     ConfigError if nothing would be left to train on.
     """
+    if train_images < 2:
+        raise ConfigError(f"the data hold {train_images} training images, training and validation need 2 at the least")
     if asked is None:
         asked = DEFAULT_VAL_SIZE if train_images >= 10 * DEFAULT_VAL_SIZE else max(1, train_images // 10)
     if asked >= train_images:
         raise ConfigError(
-            f"val_size {asked} leaves nothing to train on: the data hold {train_images} training "
-            f"image{'s' if train_images != 1 else ''}; give a smaller val_size or more data"
+            f"val_size {asked} leaves nothing to train on: the data hold {train_images} training images; "
+            "give a smaller val_size or more data"
         )
     return asked
 
@@ -243,7 +245,7 @@ def choose_val_size(asked: int | None, train_images: int) -> int:
 def load_toml(path: Path | str) -> dict[str, Any]:
     """The table in a TOML file; ConfigError names the file, and the line of a syntax error."""
     try:
-        text = Path(path).read_bytes().decode()
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a TOML file: byte {error.start} is not UTF-8 text") from None
     except OSError as error:

@@ -1,6 +1,5 @@
 """What this machine and this installation offer to fastadam, and what is missing with its cure."""
 
-import importlib
 import os
 import platform
 import re
@@ -11,7 +10,8 @@ from typing import Any
 
 from fastadam import data
 from fastadam.config import DATA_SETS
-from fastadam.device import cache_folder, cores, get_device, threading_layer
+from fastadam.device import cache_folder, cache_roots, cores, cpu_features, get_device, threading_layer
+from fastadam.versions import DECISIVE, installed
 
 _VECTORS = (("avx512f", "AVX-512", 512), ("avx2", "AVX2", 256), ("neon", "NEON", 128), ("sse2", "SSE2", 128))
 _KERNEL_FOLDER = re.compile(r"[0-9a-f]{16}")
@@ -22,7 +22,7 @@ def diagnose() -> dict[str, Any]:
     missing = _missing_packages()
     kernels = _kernel_cache()
     if not kernels["kept"]:
-        tried = ", ".join(map(str, _cache_roots()))
+        tried = ", ".join(map(str, cache_roots()))
         missing.append(
             {
                 "what": f"no folder to keep compiled kernels in (tried {tried}): each start compiles them",
@@ -30,13 +30,14 @@ def diagnose() -> dict[str, Any]:
             }
         )
     cpu = get_device("cpu")
-    cpu.activate()  # numba chooses its threading layer now
+    with cpu.running():  # numba chooses its threading layer now
+        layer = threading_layer()
     return {
-        "versions": _versions(),
+        "versions": installed(*DECISIVE, "scipy", "safetensors", "click", "rich"),
         "cpu": _cpu(),
         "cores": cores(),
         "threads": cpu.threads,
-        "threading_layer": threading_layer(),
+        "threading_layer": layer,
         "kernel_cache": kernels,
         "data_cache": _data_cache(),
         "gpu": "not supported by this version; training runs on the CPU",
@@ -65,24 +66,13 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("fastadam", "numba", "llvmlite", "numpy", "scipy", "safetensors", "click", "rich"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
 def _cpu() -> dict[str, Any]:
-    llvm = importlib.import_module("llvmlite.binding")
-    features = llvm.get_host_cpu_features()
+    llvm_name, features = cpu_features()
     name, bits = next(
-        ((label, bits) for flag, label, bits in _VECTORS if features.get(flag)),
+        ((label, bits) for flag, label, bits in _VECTORS if flag in features),
         ("no vector instructions", 32),
     )
-    return {"name": _cpu_name(), "llvm_name": llvm.get_host_cpu_name(), "vectors": name, "vector_bits": bits}
+    return {"name": _cpu_name(), "llvm_name": llvm_name, "vectors": name, "vector_bits": bits}
 
 
 def _cpu_name() -> str:
@@ -97,7 +87,7 @@ def _cpu_name() -> str:
 
 def _kernel_cache() -> dict[str, Any]:
     folder = cache_folder()
-    kept = folder.parent in _cache_roots()
+    kept = folder.parent in cache_roots()
     return {"folder": str(folder), "kept": kept, "bytes": sum(map(folder_bytes, _kernel_folders()))}
 
 
@@ -105,16 +95,11 @@ def _kernel_folders() -> list[Path]:
     """Folders of compiled kernels: one for each state of the sources, named by its hash."""
     return [
         folder
-        for root in _cache_roots()
+        for root in cache_roots()
         if root.is_dir()
         for folder in sorted(root.iterdir())
         if _KERNEL_FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
     ]
-
-
-def _cache_roots() -> list[Path]:
-    cache_folder()  # settles how numba starts, which must come before anything imports it
-    return importlib.import_module("fastadam.kernels.cache").cache_roots()
 
 
 def _data_cache() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Programs of one graph on one device: planned once for each size of batch, sharing one block of memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,12 @@ from fastadam.plan import Plan
 from fastadam.program import Program
 
 MOST_PROGRAMS = 16
-"""Kept at a time; a run has six, predictions of ever new sizes must not pile up."""
+"""Kept at a time, and as many rooms; a run has six, but batches of ever new sizes must not pile up."""
 
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """Images and labels a program reads: a resident uint8 data set, or room for one float32 batch.
+    """Images and labels a program reads: a resident uint8 data set, or room for one batch.
 
     images   (T, C, H, W) uint8, or (N, C, H, W) float32, already normalised
     labels   (T,) int32
@@ -34,36 +34,89 @@ class Feed:
         return str(self.images.dtype)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy and accuracy (a fraction) over some images."""
+
+    loss: float
+    accuracy: float
+
+
+def make_plan(graph: Graph, mode: str, batch: int, feed: Feed, **settings: Any) -> Plan:
+    """The plan of a batch of ``feed``; ``settings`` are those of ``Plan``."""
+    count = len(feed.images) if feed.source == "uint8" else batch
+    return Plan(graph, batch, mode, source=feed.source, image_count=count, **settings)
+
+
 class Engine:
-    """Makes, keeps and hands out programs; they run one at a time, so they share the largest one's memory."""
+    """Makes, keeps and runs programs. They run one at a time, so they share the largest one's memory."""
 
     def __init__(self, graph: Graph, device: CpuDevice, arenas: Mapping[str, Arena], mean: Any, std: Any):
-        self.graph, self.device, self.arenas = graph, device, dict(arenas)
-        self.mean = mean
+        self.graph, self.device, self.arenas, self.mean = graph, device, dict(arenas), mean
         self._constants = {
             "data.mean": device.to_device(np.asarray(mean, np.float32)),
             "data.rstd": device.to_device(1 / np.asarray(std, np.float32)),
         }
         self._block = allocate(0, np.uint8, device.empty)
         self._programs: dict[Any, Program] = {}
+        self._rooms: dict[Any, Feed] = {}
 
-    def plan(self, mode: str, batch: int, feed: Feed, **settings: Any) -> Plan:
-        """The plan that ``program`` binds."""
-        count = len(feed.images) if feed.source == "uint8" else batch
-        return Plan(self.graph, batch, mode, source=feed.source, image_count=count, **settings)
+    def room(self, images: np.ndarray, labels: np.ndarray | None = None) -> Feed:
+        """A feed that holds a copy of one batch, in memory that is used again for the next of this shape."""
+        key = images.shape, images.dtype
+        if key not in self._rooms:
+            _make_place(self._rooms)
+            self._rooms[key] = Feed(np.empty_like(images, order="C"), np.zeros(len(images), np.int32))
+        feed = self._rooms[key] = self._rooms.pop(key)
+        feed.images[...] = images
+        feed.labels[...] = 0 if labels is None else labels
+        return feed
 
-    def program(self, mode: str, batch: int, feed: Feed, **settings: Any) -> Program:
-        """The program of a mode, a batch size and a feed, made at its first use."""
+    def run(
+        self, mode: str, feed: Feed, index: np.ndarray, *, key: tuple[int, int] = (0, 0), momentum: float = 0.0,
+        hyper: np.ndarray | None = None, **settings: Any,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Run the program of a mode on the images ``index`` of a feed; returns copies of its outputs.
+
+        key        seed and epoch, which decide augmentation and dropout
+        momentum   of the running statistics; 0 leaves them as they are
+        hyper      the numbers of an update, for plans that have one
+        The loss is the mean over the batch. One program runs at a time, whatever Python thread asks.
+        """
+        with self.device.running():
+            program = self._program(mode, len(index), feed, settings)
+            program.inputs["index"][...] = index
+            program.inputs["step"][...] = 1 / len(index), momentum
+            if "key" in program.inputs:
+                program.inputs["key"][...] = key
+            if hyper is not None:
+                program.inputs["h"][...] = hyper
+            program.run()
+            return {name: np.array(array) for name, array in program.outputs.items()}
+
+    def evaluate(
+        self, feed: Feed, index: np.ndarray, batch_size: int, between: Callable[[], None] = lambda: None
+    ) -> Evaluation:
+        """Loss and accuracy over the images ``index`` of a feed; ``between`` is called before each batch."""
+        loss = right = 0.0
+        for start in range(0, len(index), batch_size):
+            between()
+            part = index[start : start + batch_size]
+            batch_loss, batch_right = self.run("infer", feed, part)["loss"]
+            loss, right = loss + float(batch_loss) * len(part), right + float(batch_right)
+        return Evaluation(loss / len(index), right / len(index))
+
+    def _program(self, mode: str, batch: int, feed: Feed, settings: Mapping[str, Any]) -> Program:
         key = (mode, batch, feed, *sorted(settings.items()))
         if key not in self._programs:
-            plan = self.plan(mode, batch, feed, **settings)
+            plan = make_plan(self.graph, mode, batch, feed, **settings)
             self.reserve(plan.memory)
             self.device.reserve(plan.calls)
-            if len(self._programs) >= MOST_PROGRAMS:
-                del self._programs[next(iter(self._programs))]
+            _make_place(self._programs)
             inputs = {"images": feed.images, "labels": feed.labels, **self._constants}
             self._programs[key] = Program(plan, self.device.ops, self.arenas, memory=self._block, inputs=inputs)
-        return self._programs[key]
+        program = self._programs[key] = self._programs.pop(key)
+        return program
 
     def reserve(self, memory: int) -> None:
         """Have a block of so many bytes; programs bound to a smaller one are made again when they are wanted."""
@@ -75,5 +128,11 @@ class Engine:
             self._block = allocate(memory, np.uint8, self.device.empty)
         except MemoryError as error:
             raise OutOfMemoryError(
-                f"{memory:,} bytes of {self.device.name} memory were asked for and refused; use a smaller --batch-size"
+                f"{memory:,} bytes of {self.device.name} memory were asked for and refused; use a smaller batch size"
             ) from error
+
+
+def _make_place(kept: dict[Any, Any]) -> None:
+    """Drop the entry that was used longest ago, if there are many; a hit moves an entry to the end."""
+    if len(kept) >= MOST_PROGRAMS:
+        del kept[next(iter(kept))]

@@ -10,7 +10,8 @@ import numpy as np
 from fastadam import checkpoint
 from fastadam.arena import Arena
 from fastadam.device import get_device
-from fastadam.engine import Engine, Feed
+from fastadam.draws import keys
+from fastadam.engine import Engine
 from fastadam.graph import Graph, Param
 from fastadam.layout import to_kernel, to_public
 
@@ -34,10 +35,9 @@ class Model:
         self.mean, self.std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
         self.classes = tuple(classes or map(str, range(graph.classes)))
         self._engine: Engine | None = None
-        self._rooms: dict[Any, Feed] = {}
 
     def initialize(self, seed: int) -> None:
-        """Draw fresh parameters; each has a generator of its own, by (seed, its place).
+        """Draw fresh parameters; each number is a function of the seed, the parameter's place and its own.
 
         Weights and biases of convolutions and linear layers are uniform within 1 / sqrt(fan in), which is
         PyTorch's default (He et al. 2015 with a = sqrt 5); batch norms begin as the identity.
@@ -54,7 +54,8 @@ class Model:
                 view[...] = 1
             else:
                 bound = 1 / math.sqrt(fan_in)
-                view[...] = np.random.default_rng([seed, place]).uniform(-bound, bound, view.shape)
+                draws = keys(seed, place, np.arange(view.size)) >> np.uint64(40)  # 24 bits
+                view[...] = ((draws / 2.0**23 - 1) * bound).reshape(view.shape)
 
     def _is_norm(self, param: Param) -> bool:
         owner = param.name.rpartition(".")[0]
@@ -85,8 +86,12 @@ class Model:
         return {name: to_kernel(known[name], np.asarray(t, np.float32)) for name, t in tensors.items()}
 
     def set_normalization(self, mean: np.ndarray, std: np.ndarray) -> None:
-        """Normalise uint8 images by these channel means and deviations, (C,) in units of 0 .. 1, from now on."""
-        self.mean, self.std = np.asarray(mean, np.float32).copy(), np.asarray(std, np.float32).copy()
+        """Normalise uint8 images by these channel means and deviations, (C,) in units of 0 .. 1, from now on.
+
+        A channel of one value everywhere has deviation 0 and is only shifted.
+        """
+        std = np.asarray(std, np.float32)
+        self.mean, self.std = np.asarray(mean, np.float32).copy(), np.where(std > 0, std, np.float32(1))
 
     def save(self, path: str | Path) -> None:
         """Write parameters, normalisation and classes to a safetensors file that ``fastadam.load`` reads."""
@@ -123,13 +128,9 @@ class Model:
         engine = self._own_engine()
         for start in range(0, len(images), PREDICT_BATCH):
             part = images[start : start + PREDICT_BATCH]
-            program = engine.program("infer", len(part), self._room(part))
-            program.inputs["images"][...] = part
-            program.inputs["index"][...] = np.arange(len(part))
-            program.inputs["step"][...] = 1 / len(part), 0
-            engine.device.activate()
-            program.run()
-            out[start : start + len(part)] = program.outputs["logits"]
+            with engine.device.running():  # the room is everybody's until the outputs are copied
+                outputs = engine.run("infer", engine.room(part), np.arange(len(part)))
+            out[start : start + len(part)] = outputs["logits"]
         return out
 
     def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
@@ -139,27 +140,15 @@ class Model:
         """
         images, labels = check_images(images, self.graph), check_labels(labels, len(images), self.graph)
         engine = self._own_engine()
-        program = engine.program("train", len(images), self._room(images))
-        program.inputs["images"][...] = images
-        program.inputs["labels"][...] = labels
-        if "index" in program.inputs:
-            program.inputs["index"][...] = np.arange(len(images))
-        program.inputs["step"][...] = 1 / len(images), 0
-        engine.device.activate()
-        program.run()
-        return float(program.outputs["loss"][0]), self.to_public(engine.arenas["GRAD"].views)
+        with engine.device.running():
+            outputs = engine.run("train", engine.room(images, labels), np.arange(len(images)))
+            return float(outputs["loss"][0]), self.to_public(engine.arenas["GRAD"].views)
 
     def _own_engine(self) -> Engine:
         if self._engine is None or self._engine.mean is not self.mean:
             arenas = {"PARAM": self.parameters, "STATE": self.state, "GRAD": Arena(self.graph.trained())}
             self._engine = Engine(self.graph, get_device("cpu"), arenas, self.mean, self.std)
         return self._engine
-
-    def _room(self, images: np.ndarray) -> Feed:
-        key = images.shape, images.dtype
-        if key not in self._rooms:
-            self._rooms[key] = Feed(np.empty_like(images, order="C"), np.zeros(len(images), np.int32))
-        return self._rooms[key]
 
 
 def check_images(images: np.ndarray, graph: Graph) -> np.ndarray:

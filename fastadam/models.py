@@ -85,6 +85,7 @@ def from_checkpoint(content: checkpoint.Checkpoint, path: Path) -> Model:
         model.classes = tuple(map(str, metadata["classes"]))
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(
-            f"{path} does not hold a model this version can build ({error}); was it written by another version?"
+            f"{path} does not hold a model this version can build ({checkpoint.reason(error)}); "
+            "was it written by another version?"
         ) from error
     return model

@@ -14,9 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastadam.device import get_device
-
-HYPER_SIZE = 13
-"""Numbers of ``fastadam.kernels.rules.Hyper``."""
+from fastadam.kernels import rules
 
 
 class Optimizer:
@@ -27,7 +25,6 @@ class Optimizer:
     """
 
     name: ClassVar[str]
-    moment_names: ClassVar[tuple[str, ...]]
     default_lr: ClassVar[float]
     default_weight_decay: ClassVar[float] = 0.0
 
@@ -47,9 +44,9 @@ class Optimizer:
         }
 
     @property
-    def kernel(self) -> str:
-        """Name of the op that updates the parameters."""
-        return f"{self.name}_update"
+    def moment_names(self) -> tuple[str, ...]:
+        """What the rule keeps of every parameter between steps."""
+        return rules.MOMENTS[self.name]
 
     def settings(self) -> dict[str, float | bool]:
         """The hyperparameters by name."""
@@ -77,12 +74,14 @@ class Optimizer:
             _check_array(f"gradient {name!r}", grads[name])
             if grads[name].shape != p.shape:
                 raise ValueError(f"gradient {name!r} has shape {grads[name].shape}, its parameter has {p.shape}")
-        update = getattr(get_device("cpu").ops, self.kernel)
+        device = get_device("cpu")
+        update = getattr(device.ops, f"{self.name}_update")
         self.t += 1
         h = self.hyper(self.t)
-        for name, p in self.params.items():
-            moments = (self.moments[moment][name].reshape(-1) for moment in self.moment_names)
-            update(p.reshape(-1), *moments, grads[name].reshape(-1), h)
+        with device.running():
+            for name, p in self.params.items():
+                moments = (self.moments[moment][name].reshape(-1) for moment in self.moment_names)
+                update(p.reshape(-1), *moments, grads[name].reshape(-1), h)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{key}={value:g}" for key, value in self.settings().items())
@@ -93,7 +92,6 @@ class Adam(Optimizer):
     """Adam (Kingma & Ba 2015, Algorithm 1); weight decay is L2, added to the gradient."""
 
     name = "adam"
-    moment_names = ("m", "v")
     default_lr = 1e-3
 
     def __init__(
@@ -107,7 +105,7 @@ class Adam(Optimizer):
     ):
         super().__init__(params, lr, weight_decay)
         self.beta1, self.beta2 = _fraction("beta1", beta1), _fraction("beta2", beta2)
-        self.eps = _not_negative("eps", eps)
+        self.eps = _positive("eps", eps)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
@@ -140,7 +138,6 @@ class SGD(Optimizer):
     """
 
     name = "sgd"
-    moment_names = ("m",)
     default_lr = 1e-1
 
     def __init__(
@@ -178,9 +175,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {c.name: c for c in (Adam, AdamW, SGD)}
 
 
 def _hyper(**numbers: float) -> np.ndarray:
-    from fastadam.kernels.rules import Hyper
-
-    return np.array(Hyper(**dict.fromkeys(Hyper._fields, 0.0) | {"grad_scale": 1.0} | numbers), np.float32)
+    fields = dict.fromkeys(rules.Hyper._fields, 0.0) | {"grad_scale": 1.0} | numbers
+    return np.array(rules.Hyper(**fields), np.float32)
 
 
 def _check_array(what: str, array: Any) -> None:
@@ -198,8 +194,8 @@ def _finite(name: str, value: float) -> float:
 
 
 def _positive(name: str, value: float) -> float:
-    if not _finite(name, value) > 0:
-        raise ValueError(f"{name} must be above 0, it is {value}")
+    if not np.float32(_finite(name, value)) > 0:
+        raise ValueError(f"{name} must be above 0, in float32 too, it is {value}")
     return float(value)
 
 

@@ -16,13 +16,12 @@ from typing import Any, Protocol
 from fastadam.arena import segment_table
 from fastadam.calls import Call, Slot, absent
 from fastadam.graph import Graph, Node, Shape
-from fastadam.kernels.rules import Hyper
+from fastadam.kernels import MOST_LANES, rules
 from fastadam.values import NO_VECTOR, Raw, Stage, View
 
-MOMENTS = {"adam": ("M", "V"), "adamw": ("M", "V"), "sgd": ("M",)}
+MOMENTS = {rule: tuple(moment.upper() for moment in moments) for rule, moments in rules.MOMENTS.items()}
 """Update rules, and the arenas of moments each has beside PARAM."""
 
-NORM_LANES = 64
 _GATHERS_MOMENTS = ("conv2d_forward", "linear_forward")
 _TAKES_PENDING_GRADIENT = ("conv2d", "linear")
 
@@ -43,7 +42,7 @@ def lane_count(samples: int, partial_bytes: int) -> int:
 
     Up to 64, for cores to share; fewer, but 8, where partial sums of ``partial_bytes`` would exceed 32 MiB.
     """
-    return min(samples, max(8, min(64, (32 << 20) // partial_bytes)))
+    return min(samples, max(8, min(MOST_LANES, (32 << 20) // partial_bytes)))
 
 
 class Planner:
@@ -368,9 +367,9 @@ class Planner:
     def update(self, rule: str, clip_norm: float | None) -> None:
         """All parameters in one call over the flat arenas, their gradients clipped first if asked for."""
         count = segment_table(self.graph.trained())[1]
-        h, gradient = Slot("h", (len(Hyper._fields),), "INPUT"), Slot("GRAD", (count,), "FLAT")
+        h, gradient = Slot("h", (len(rules.Hyper._fields),), "INPUT"), Slot("GRAD", (count,), "FLAT")
         if clip_norm is not None:
-            squares = self._slot("gradient.squares", (NORM_LANES,), "STAT", "float64")
+            squares = self._slot("gradient.squares", (MOST_LANES,), "STAT", "float64")
             self._call("norm_lanes", [squares], [gradient])
             self._call("clip_factor", [h], [squares], max_norm=float(clip_norm))
         outs = [Slot(name, (count,), "FLAT") for name in ("PARAM", *MOMENTS[rule])]

@@ -1,5 +1,6 @@
 """The folder of a training run: settings, log, checkpoints, summary, and the lock on them."""
 
+import errno
 import fcntl
 import json
 import math
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastadam.config import dump_toml, load_toml
-from fastadam.errors import RunError
+from fastadam.errors import ConfigError, RunError
 from fastadam.files import (
     cannot_write,
     is_leftover,
@@ -28,9 +29,14 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 _LOCK = ".lock"
 
 
-def json_text(value: Any) -> str:
-    """``value`` as JSON on one line, keys in their order; a number that is not finite becomes null."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+def json_text(value: Any, *, ascii_only: bool = False, indent: int | None = None) -> str:
+    """``value`` as JSON, keys in their order; a number that is not finite becomes null.
+
+    On one line without ``indent``. Bytes of a path that are not UTF-8 are escaped, and so is all that is not
+    ASCII if ``ascii_only``: such a text can be written anywhere.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _finite(value: Any) -> Any:
@@ -102,20 +108,21 @@ class RunFolder:
             os.close(lock)
             raise
 
+    @staticmethod
+    def check_new(path: Path | str) -> None:
+        """RunError if ``create`` would refuse this folder for what is in it; nothing is made."""
+        if Path(path).is_dir():
+            _refuse_foreign(Path(path))
+
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
         """Take up the run in ``path`` again. RunError if there is none or a living process is at it."""
         path = Path(path)
-        if not path.exists():
-            raise RunError(f"there is no run at {path}; start one with --out {path}")
-        if not path.is_dir():
-            raise RunError(f"{path} is a file, not the folder of a run; give the folder with {CONFIG} in it")
-        if not (path / CONFIG).is_file():
-            raise RunError(f"{path} holds no run (it has no {CONFIG}); start one with --out")
+        _refuse_what_is_no_run(path)
         lock = _take_lock(path)
         try:
             remove_leftovers(path)
-            return cls(path, load_toml(path / CONFIG), lock)
+            return cls(path, _read_settings(path / CONFIG), lock)
         except BaseException:
             os.close(lock)
             raise
@@ -168,8 +175,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace ``summary.json``: its presence says that the run is finished."""
-        text = json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(self.path / SUMMARY, text.encode() + b"\n")
+        write_atomically(self.path / SUMMARY, json_text(summary, indent=2).encode() + b"\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary, or None if the run is not finished."""
@@ -188,7 +194,11 @@ class RunFolder:
 
     def remove_summary(self) -> None:
         """The run goes on: it is no longer finished."""
-        (self.path / SUMMARY).unlink(missing_ok=True)
+        path = self.path / SUMMARY
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -216,6 +226,25 @@ def _tells_of(line: bytes, step: int) -> bool:
         return False
     at = record.get("step")
     return not isinstance(at, int) or at <= step
+
+
+def _refuse_what_is_no_run(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise RunError(f"there is no run at {path}; start one with --out {path}")
+        if not path.is_dir():
+            raise RunError(f"{path} is a file, not the folder of a run; give the folder with {CONFIG} in it")
+        if not (path / CONFIG).is_file():
+            raise RunError(f"{path} holds no run (it has no {CONFIG}); start one with --out")
+    except OSError as error:
+        raise RunError(f"cannot look into {path}: {error.strerror}; give the folder of a run of yours") from error
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return load_toml(path)
+    except ConfigError as error:
+        raise RunError(f"{error}; put it right, or start a new run with --out") from error
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -248,5 +277,7 @@ def _take_lock(path: Path) -> int:
         ) from None
     except OSError as error:
         os.close(lock)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the process number found no place
+            raise cannot_write(path / _LOCK, error) from error
         raise RunError(f"cannot lock {path}: {error.strerror}; use a folder on a local disk") from error
     return lock

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from fastadam.errors import ConfigError
+
 SCHEDULES = ("constant", "cosine", "onecycle")
 
 ONECYCLE_RISE = 0.3
@@ -27,6 +29,10 @@ class Schedule:
     lr: float
     total: int
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCHEDULES:
+            raise ConfigError(f"no schedule is called {self.kind!r}; use one of {', '.join(SCHEDULES)}")
 
     def __call__(self, step: int) -> float:
         if self.kind == "onecycle":

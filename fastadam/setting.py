@@ -9,6 +9,11 @@ from typing import Any, Literal
 
 Kind = Literal["count", "number", "flag", "text", "choice", "device", "list"]
 
+FLOAT32_LEAST, FLOAT32_MOST = 2.0**-126, 2.0**128 - 2.0**104
+"""What kernels compute with: a number smaller than the one loses digits, one above the other is infinite."""
+
+_FLOAT32_SIZES = "0 or 1.2e-38 to 3.4e38"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -84,6 +89,8 @@ class Setting:
             raise ValueError(f"must be {'above' if self.low_open else 'at least'} {low}, found {shown(value)}")
         if value > self.high or (self.high_open and value == self.high):
             raise ValueError(f"must be {'below' if self.high_open else 'at most'} {high}, found {shown(value)}")
+        if isinstance(value, float) and value and not FLOAT32_LEAST <= abs(value) <= FLOAT32_MOST:
+            raise ValueError(f"must be a number that float32 can hold, {_FLOAT32_SIZES}, found {value}")
         return value
 
     def _check_list(self, value: Any) -> tuple[str, ...]:
@@ -106,7 +113,7 @@ def _as_float(value: float) -> float:
 
 
 def _plain(bound: float) -> str:
-    return f"{bound:.0f}" if float(bound).is_integer() else str(bound)
+    return str(int(bound)) if math.isfinite(bound) and bound == int(bound) else str(bound)
 
 
 def _is_unicode(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,23 +10,18 @@ import numpy as np
 
 from fastadam.arena import Arena
 from fastadam.augment import Augment
+from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
-from fastadam.engine import Engine, Feed
+from fastadam.draws import keys
+from fastadam.engine import Engine, Evaluation, Feed
 from fastadam.errors import ConfigError, DivergedError
 from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import OPTIMIZERS, Optimizer
-from fastadam.plan import Plan
-from fastadam.program import Program
 from fastadam.schedule import Schedule
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean cross-entropy and accuracy (a fraction) over some images."""
-
-    loss: float
-    accuracy: float
+BN_MOMENTUM = 0.1
+"""Share of a batch in the running statistics, as in PyTorch."""
 
 
 @dataclass
@@ -72,6 +67,8 @@ class Trainer:
     clip_norm         gradients are scaled to this global norm where theirs is greater
     seed              of shuffling and augmentation: equal seeds give equal bits, for any ``threads``
     device, threads   where to compute: "auto", "cpu"; threads default to all cores
+
+    ``t`` counts the steps taken, ``epochs`` the epochs.
     """
 
     def __init__(
@@ -90,20 +87,22 @@ class Trainer:
         device: str = "auto",
         threads: int | None = None,
     ):
-        self.model, self.batch_size, self.seed = model, batch_size, seed
+        self.model, self.batch_size, self.seed = model, _count("batch_size", batch_size), seed
         self.optimizer = _optimizer(optimizer, lr)
-        self.schedule, self.warmup = schedule, warmup
-        self.device = get_device(device, threads)
-        self._settings = {
+        self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
+        self.settings = {
             "augment": Augment.named(augment),
             "smoothing": label_smoothing,
             "update": self.optimizer.name,
             "clip_norm": clip_norm,
         }
+        self.device = get_device(device, threads)
         self.moments = {name.upper(): Arena(model.graph.trained()) for name in self.optimizer.moment_names}
         self._gradients = Arena(model.graph.trained())
         self._engine: Engine | None = None
-        self._rooms: dict[Any, Feed] = {}
+        self.t = self.epochs = 0
 
     # One step -------------------------------------------------------------------------------------------
 
@@ -114,95 +113,45 @@ class Trainer:
         labels   (N,) integers
         """
         images = check_images(images, self.model.graph)
-        key = images.shape, images.dtype
-        if key not in self._rooms:
-            self._rooms[key] = Feed(np.empty_like(images), np.empty(len(images), np.int32))
-        feed = self._rooms[key]
-        feed.images[...] = images
-        feed.labels[...] = check_labels(labels, len(images), self.model.graph)
-        loss, _ = self.train_batch(feed, np.arange(len(images)), self.optimizer.t, self.optimizer.lr)
-        return loss
+        labels = check_labels(labels, len(images), self.model.graph)
+        with self.device.running():
+            feed = self.engine().room(images, labels)
+            return self.train_batch(feed, np.arange(len(images)), self.t, self.optimizer.lr)[0]
 
     def train_batch(self, feed: Feed, index: np.ndarray, epoch: int, lr: float) -> tuple[float, int]:
         """One step on the images ``index`` of a feed at the rate ``lr``: (mean loss, number classified right)."""
-        program = self._program("train", len(index), feed)
-        self.optimizer.t += 1
-        program.inputs["h"][...] = self.optimizer.hyper(self.optimizer.t, lr)
-        loss, right = self._run(program, index, epoch)
-        return loss, int(right)
-
-    def _run(self, program: Program, index: np.ndarray, epoch: int) -> tuple[float, float]:
-        inputs = program.inputs
-        if "index" in inputs:
-            inputs["index"][...] = index
-        if "key" in inputs:
-            inputs["key"][...] = self.seed, epoch
-        inputs["step"][...] = 1 / len(index), 0.1
-        self.device.activate()
-        program.run()
-        loss, right = program.outputs["loss"]
-        return float(loss), float(right)
-
-    # Evaluation -----------------------------------------------------------------------------------------
+        self.t += 1
+        loss, right = self.engine().run(
+            "train", feed, index, key=(self.seed, epoch), momentum=BN_MOMENTUM, hyper=self.optimizer.hyper(self.t, lr),
+            **self.settings_for(feed),
+        )["loss"]  # fmt: skip
+        return float(loss), int(right)
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> Evaluation:
         """Loss and accuracy with running statistics and no augmentation; arguments as ``step``."""
         images = check_images(images, self.model.graph)
         labels = check_labels(labels, len(images), self.model.graph)
-        if images.dtype == np.uint8:
-            return self.evaluate_feed(Feed(images, labels), np.arange(len(images)))
-        loss = right = 0.0
+        parts = []
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
-            feed = Feed(np.ascontiguousarray(images[part]), labels[part])
-            count = len(feed.images)
-            one_loss, one_right = self._run(self._program("infer", count, feed), np.arange(count), 0)
-            loss, right = loss + one_loss * count, right + one_right
-        return Evaluation(loss / len(images), right / len(images))
-
-    def evaluate_feed(self, feed: Feed, index: np.ndarray) -> Evaluation:
-        """Loss and accuracy over the images ``index`` of a resident data set."""
-        loss = right = 0.0
-        for start in range(0, len(index), self.batch_size):
-            part = index[start : start + self.batch_size]
-            one_loss, one_right = self._run(self._program("infer", len(part), feed), part, 0)
-            loss, right = loss + one_loss * len(part), right + one_right
-        return Evaluation(loss / len(index), right / len(index))
-
-    # Programs -------------------------------------------------------------------------------------------
-
-    def plans(self, feed: Feed, train: int, evaluated: Sequence[int]) -> list[Plan]:
-        """All plans of a run: ``train`` images by batches, and evaluations of so many images each."""
-        sizes = {("train", size) for size in _sizes(train, self.batch_size)}
-        sizes |= {("infer", size) for count in evaluated for size in _sizes(count, self.batch_size)}
-        engine = self.engine()
-        return [engine.plan(mode, size, feed, **self._mode(mode, feed)) for mode, size in sorted(sizes)]
-
-    def reserve(self, plans: Sequence[Plan]) -> None:
-        """Take the memory of these plans now, once."""
-        engine = self.engine()
-        engine.reserve(max(plan.memory for plan in plans))
-        self.device.reserve(call for plan in plans for call in plan.calls)
+            count = len(labels[part])
+            with self.device.running():
+                one = self.engine().evaluate(self.engine().room(images[part], labels[part]), np.arange(count), count)
+            parts.append((one.loss * count, one.accuracy * count))
+        loss, right = np.sum(parts, 0) / len(images)
+        return Evaluation(float(loss), float(right))
 
     def engine(self) -> Engine:
         """The programs of this trainer; made anew when the model's normalisation has changed."""
         if self._engine is None or self._engine.mean is not self.model.mean:
-            arenas = {
-                "PARAM": self.model.parameters,
-                "STATE": self.model.state,
-                "GRAD": self._gradients,
-                **self.moments,
-            }
-            self._engine = Engine(self.model.graph, self.device, arenas, self.model.mean, self.model.std)
+            model = self.model
+            arenas = {"PARAM": model.parameters, "STATE": model.state, "GRAD": self._gradients, **self.moments}
+            self._engine = Engine(model.graph, self.device, arenas, model.mean, model.std)
         return self._engine
 
-    def _mode(self, mode: str, feed: Feed) -> dict[str, Any]:
-        if mode != "train":
-            return {}
-        return self._settings if feed.source == "uint8" else {**self._settings, "augment": None}
-
-    def _program(self, mode: str, size: int, feed: Feed) -> Program:
-        return self.engine().program(mode, size, feed, **self._mode(mode, feed))
+    def settings_for(self, feed: Feed) -> dict[str, Any]:
+        """What a training plan on this feed is made with: float32 images are taken as they are."""
+        return self.settings if feed.source == "uint8" else {**self.settings, "augment": None}
 
     # Epochs ---------------------------------------------------------------------------------------------
 
@@ -218,7 +167,8 @@ class Trainer:
 
         data       a data set, or (images uint8 (N, C, H, W), labels); the model's normalisation is taken from it
         steps      train so many steps instead of ``epochs``; the last epoch may be partial
-        val_size   images set apart for validation, stratified by class; a tenth, at most 5,000, if None
+        val_size   images set apart for validation, stratified by class; as ``fastadam train`` does if None
+        A second call goes on: the moments and their step count are kept, the schedule begins again.
         Raises DivergedError when a loss is not finite.
         """
         if isinstance(data, Dataset):
@@ -228,11 +178,9 @@ class Trainer:
             labels = check_labels(data[1], len(images), self.model.graph)
         if images.dtype != np.uint8:
             raise ValueError("fit trains on uint8 images; pass normalised float32 batches to step")
-        if val_size is None:
-            val_size = min(5000, len(images) // 10)
-        train, val = split(labels, val_size, self.seed)
+        train, val = split(labels, choose_val_size(val_size, len(images)), self.seed)
         self.model.set_normalization(*channel_statistics(images, train))
-        fit = Fit(self, Feed(images, labels), train, val, epochs, steps)
+        fit = Fit(self, Feed(images, labels), train, val, None if steps is not None else epochs, steps)
         while not fit.done:
             while not fit.epoch_done:
                 fit.step()
@@ -245,6 +193,7 @@ class Fit:
     feed          the resident data set
     train, val    (n,) int64, which of its images to train on and to validate with; ``val`` may be empty
     epochs, steps how long: ``steps`` counts if it is given
+    compiled      whose ``.seconds`` of compiling are left out of the time, if it is set
     """
 
     def __init__(
@@ -263,11 +212,16 @@ class Fit:
         self.trainer, self.feed, self.train, self.val = trainer, feed, train, val
         self.cursor = Cursor()
         self.steps_per_epoch = math.ceil(len(train) / trainer.batch_size)
-        self.total = steps if steps is not None else (epochs or 1) * self.steps_per_epoch
+        if steps is not None:
+            self.total = _count("steps", steps)
+        else:
+            self.total = _count("epochs", 0 if epochs is None else epochs) * self.steps_per_epoch
+        self._first_t, self._first_epoch = trainer.t, trainer.epochs
         warmup = trainer.warmup or 0.0
         self.lr = Schedule(trainer.schedule, trainer.optimizer.lr, self.total, round(warmup * self.steps_per_epoch))
         self._order: tuple[int, np.ndarray] = (-1, train)
-        self._seconds = 0.0
+        self._seconds, self._samples = 0.0, 0
+        self.compiled: Any = None
 
     @property
     def done(self) -> bool:
@@ -286,22 +240,28 @@ class Fit:
 
     def step(self) -> float:
         """Train the next batch; returns its mean loss. DivergedError if that is not finite."""
-        begun, at, size = time.perf_counter(), self.cursor, self.trainer.batch_size
-        index = self._shuffled(at.epoch)[at.batch * size : (at.batch + 1) * size]
-        self.trainer.optimizer.t = at.step
-        loss, right = self.trainer.train_batch(self.feed, index, at.epoch, self.lr(at.step))
+        begun, at, size = self._time(), self.cursor, self.trainer.batch_size
+        epoch = self._first_epoch + at.epoch
+        index = self._shuffled(epoch)[at.batch * size : (at.batch + 1) * size]
+        self.trainer.t = self._first_t + at.step
+        loss, right = self.trainer.train_batch(self.feed, index, epoch, self.lr(at.step))
         if not math.isfinite(loss):
             raise DivergedError(f"the loss is {loss} at step {at.step + 1} (epoch {at.epoch + 1})")
         at.batch, at.step = at.batch + 1, at.step + 1
         at.loss_sum, at.right = at.loss_sum + loss * len(index), at.right + right
-        self._seconds += time.perf_counter() - begun
+        self._seconds, self._samples = self._seconds + self._time() - begun, self._samples + len(index)
         return loss
 
-    def end_epoch(self) -> EpochRecord:
-        """Validate and begin the next epoch. DivergedError if parameters or validation loss are not finite."""
+    def end_epoch(self, between: Callable[[], None] = lambda: None) -> EpochRecord:
+        """Validate and begin the next epoch; ``between`` is called before each batch of the validation.
+
+        DivergedError if a parameter, a moment or the validation loss is not finite.
+        """
         begun, at = time.perf_counter(), self.cursor
         self.check_finite()
-        val = self.trainer.evaluate_feed(self.feed, self.val) if len(self.val) else Evaluation(math.nan, math.nan)
+        val = Evaluation(math.nan, math.nan)
+        if len(self.val):
+            val = self.trainer.engine().evaluate(self.feed, self.val, self.trainer.batch_size, between)
         if len(self.val) and not math.isfinite(val.loss):
             raise DivergedError(f"the validation loss is {val.loss} after step {at.step} (epoch {at.epoch + 1})")
         trained = min(at.batch * self.trainer.batch_size, len(self.train))
@@ -313,17 +273,21 @@ class Fit:
             train_accuracy=at.right / trained,
             val_loss=val.loss,
             val_accuracy=val.accuracy,
-            samples_per_second=trained / self._seconds if self._seconds else 0.0,
+            samples_per_second=self._samples / self._seconds if self._seconds else 0.0,
             seconds=self._seconds + time.perf_counter() - begun,
         )
         self.cursor = Cursor(epoch=at.epoch + 1, step=at.step)
-        self._seconds = 0.0
+        self._seconds, self._samples = 0.0, 0
+        self.trainer.epochs = self._first_epoch + self.cursor.epoch
         return record
 
     def check_finite(self) -> None:
-        """DivergedError if a parameter is not finite: such parameters must not reach a checkpoint."""
-        if not np.isfinite(self.trainer.model.parameters.flat).all():
-            raise DivergedError(f"parameters are not finite after step {self.cursor.step}")
+        """DivergedError if something a checkpoint would hold is not finite: that must not be written."""
+        model = self.trainer.model
+        arenas = {"parameters": model.parameters, "running statistics": model.state, **self.trainer.moments}
+        for what, arena in arenas.items():
+            if not np.isfinite(arena.flat).all():
+                raise DivergedError(f"{what} are not finite after step {self.cursor.step}")
 
     # What a checkpoint needs ----------------------------------------------------------------------------
 
@@ -350,25 +314,34 @@ class Fit:
         for moment, arena in self.trainer.moments.items():
             prefix = f"optimizer/{moment.lower()}/"
             arena.load(model.to_kernel({name: tensors[prefix + name] for name in arena.views}))
-        self.cursor = Cursor(**metadata["cursor"])
-        self.trainer.optimizer.t = self.cursor.step
+        cursor = Cursor(**metadata["cursor"])
+        if not 0 <= cursor.batch <= self.steps_per_epoch or not 0 <= cursor.epoch <= cursor.step:
+            raise ValueError(f"{cursor} lies outside an epoch of {self.steps_per_epoch} steps")
+        self.cursor = cursor
+
+    def _time(self) -> float:
+        """A clock that stands still while kernels are compiled."""
+        return time.perf_counter() - (self.compiled.seconds if self.compiled else 0.0)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
-            order = np.random.default_rng([self.trainer.seed, epoch]).permutation(self.train)
-            self._order = epoch, order
+            order = np.argsort(keys(self.trainer.seed, epoch, self.train), kind="stable")
+            self._order = epoch, self.train[order]
         return self._order[1]
 
 
-def _sizes(count: int, batch: int) -> set[int]:
-    """The batch sizes that ``count`` images fall into."""
-    return {min(batch, count), count % batch or min(batch, count)} if count else set()
+def _count(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more, it is {value}")
+    return value
 
 
 def _optimizer(optimizer: str | Optimizer, lr: float | None) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         if lr is not None:
             raise ValueError("an optimiser has its own lr; give lr only with an optimiser's name")
+        if optimizer.params or optimizer.t:
+            raise ValueError("a trainer keeps parameters and moments itself; pass an optimiser made without parameters")
         return optimizer
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"no optimizer is called {optimizer!r}; use one of {', '.join(OPTIMIZERS)}")

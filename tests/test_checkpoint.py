@@ -1,5 +1,7 @@
 """Checkpoints: equal bytes for equal content, all of it comes back, one line for what is no checkpoint."""
 
+from pathlib import Path
+
 import hypothesis
 import numpy as np
 import pytest
@@ -134,3 +136,12 @@ def test_a_run_folder_means_its_best_checkpoint(tmp_path):
     best.touch()
     assert checkpoint.locate(tmp_path) == best
     assert checkpoint.locate(str(best)) == best
+
+
+def test_a_run_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot look for a checkpoint in .*: Permission denied"):
+        checkpoint.locate(tmp_path)

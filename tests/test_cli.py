@@ -85,6 +85,8 @@ def test_every_option_says_what_it_does_and_what_its_default_is(path):
     text = run(*path.split(), "--help")
     assert text.exit_code == 0
     assert f"  fastadam {path}" in text.output, "no example"
+    narrow = run(*path.split(), "--help", COLUMNS="80").output
+    assert max(map(len, narrow.splitlines())) <= 80
     for option in command(path).params:
         if not isinstance(option, click.Option):
             continue
@@ -140,17 +142,25 @@ def test_the_module_is_the_command():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["trian"], "No such command 'trian'"),
+        (["trian"], "No such command 'trian'; did you mean 'train'?"),
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "more"], "unexpected extra argument"),
         (["train", "--epochs"], "requires an argument"),
         (["train", "--epochs", "0"], "'--epochs': must be at least 1, found 0"),
+        (["train", "--epochs", "0"], "found 0. Try 'fastadam train --help'."),
         (["train", "--epochs", "-3"], "must be at least 1, found -3"),
         (["train", "--epochs", "2.5"], "must be a whole number, found '2.5'"),
         (["train", "--epochs", "1", "--steps", "1"], "give one of them"),
         (["train", "--lr", "nan"], "'--lr': must be a finite number, found nan"),
         (["train", "--lr", "inf"], "must be a finite number"),
         (["train", "--lr", "0"], "must be above 0"),
+        (["train", "--lr", "1e39"], "must be a number that float32 can hold"),
+        (["train", "--seed", str(2**63)], f"must be at most {2**63 - 1}, found {2**63}"),
+        (["train", "--out", ""], "'--out': must be a path, found ''"),
+        (["train", "--resume", ""], "'--resume': must be a path, found ''"),
+        (["train", "--config", ""], "'--config': must be a path, found ''"),
+        (["eval", "", "--data", "x"], "'CHECKPOINT': must be a path, found ''"),
+        (["data", "synth", ""], "'DEST': must be a path, found ''"),
         (["train", "--lr", "fast"], "must be a number, found 'fast'"),
         (["train", "--clip-norm", "-1"], "must be above 0"),
         (["train", "--model", "vgg"], "'--model': must be one of mlp, cnn, found 'vgg'"),
@@ -278,6 +288,12 @@ def test_a_wrong_variable_is_named():
     assert "FASTADAM_TRAIN_LR" in fails(2, "train", FASTADAM_TRAIN_LR="fast")
 
 
+def test_a_misspelt_variable_is_told_of(settled):
+    settled()
+    result = run("train", "--quiet", FASTADAM_TRAIN_LRR="0.2", FASTADAM_TRAIN_SEED="1")
+    assert result.stderr == "Warning: FASTADAM_TRAIN_LRR has no effect: there is no such option; did you mean 'LR'?\n"
+
+
 def test_resuming_takes_epochs_and_nothing_else(settled):
     assert settled("--resume", "x", "--epochs", "7") == TrainConfig(epochs=7)
     assert settled("--resume", "x") == TrainConfig()
@@ -303,6 +319,9 @@ def test_resuming_nothing_and_junk(tmp_path):
     assert "holds no run" in fails(1, "train", "--resume", "empty")
     (tmp_path / "file").write_text("junk")
     assert "is a file" in fails(1, "train", "--resume", "file")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.toml").write_text("lr = = 1")
+    assert "line 1, column 6); put it right" in fails(1, "train", "--resume", "torn")
 
 
 def test_resuming_a_run_in_use(tmp_path):
@@ -382,6 +401,19 @@ def test_streams_closed_from_the_start():
     assert subprocess.run(f"{train} 2>&-", shell=True, capture_output=True).stdout == b""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 elsewhere")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_cannot_be_shown(encoding, tmp_path):
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    name = os.fsdecode("\xfc".encode("latin-1")) + "\xfc"
+    for options in ([], ["--json"]):
+        args = ["data", "synth", name + "".join(options), "--train", "10", "--test", "10", *options]
+        done = fastadam(*args, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["path"] == name + "--json"
+    assert len(os.listdir(tmp_path)) == 2
+
+
 # ------------------------------------------------------------------------------------------------------- data
 
 
@@ -413,7 +445,7 @@ def test_damage_is_listed_and_counted(tmp_path):
         assert re.fullmatch(r"Error: images: \d+ problems? found, listed above\n", result.stderr)
     assert json.loads(result.stdout)["ok"] is False
     assert "test_batch.bin" in fails(1, "data", "info", "images")
-    assert "there is no missing" in fails(1, "data", "info", "missing")
+    assert "there is no file or folder missing" in fails(1, "data", "info", "missing")
 
 
 # ----------------------------------------------------------------------------------------------------- doctor

@@ -25,6 +25,7 @@ from fastadam.data.formats import FORMATS
 from fastadam.data.library import SYNTHETIC
 from fastadam.errors import ConfigError
 from fastadam.optim import OPTIMIZERS
+from fastadam.setting import FLOAT32_LEAST
 
 NUMBERS = [name for name, setting in settings().items() if setting.kind in ("count", "number")]
 MAY_BE_ZERO = ["beta1", "beta2", "weight_decay", "momentum", "warmup", "label_smoothing", "seed"]
@@ -83,6 +84,10 @@ def test_zero_is_allowed_where_it_means_off(name):
         ({"batchsize": 3}, "there is no setting 'batchsize'; did you mean 'batch_size'?"),
         ({"out": "runs/x"}, "there is no setting 'out'"),
         ({"threads": 1025}, "threads must be at most 1024"),
+        ({"seed": 2**63}, f"seed must be at most {2**63 - 1}, found {2**63}"),
+        ({"lr": 1e39}, "lr must be a number that float32 can hold, 0 or 1.2e-38 to 3.4e38, found 1e+39"),
+        ({"eps": 1e-60}, "eps must be a number that float32 can hold"),
+        ({"lr": -1e300}, "lr must be above 0"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(values, message):
@@ -119,13 +124,13 @@ def configs(draw):
         ):
             continue
         low = max(setting.low, -1e300)
-        high = min(setting.high, 1e300)
+        high = min(setting.high, 1e38)
         values[name] = draw(
             {
                 "count": lambda low=low, high=high: st.integers(int(low), int(high)),
                 "number": lambda low=low, high=high, s=setting: st.floats(
                     low, high, exclude_min=s.low_open, exclude_max=s.high_open
-                ),
+                ).filter(lambda x: x == 0 or abs(x) >= FLOAT32_LEAST),
                 "text": lambda: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
                 "choice": lambda s=setting: st.sampled_from(s.choices),
                 "device": lambda: st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
@@ -171,6 +176,11 @@ def test_a_broken_file_is_named_with_the_line(content, message, tmp_path):
 def test_a_file_that_cannot_be_read_is_named(name, tmp_path):
     with pytest.raises(ConfigError, match="cannot read settings"):
         load_toml(f"{tmp_path}/{name}")
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbflr = 0.1\n")
+    assert load_toml(tmp_path / "c.toml") == {"lr": 0.1}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

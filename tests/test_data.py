@@ -250,6 +250,15 @@ def test_path_that_is_not_there(tmp_path):
     assert "symbolic links" in failure(tmp_path / "loop")
 
 
+def test_what_was_meant_instead_of_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no data set of that name; did you mean 'cifar10'?" in failure("cifar-10")
+    assert "did you mean 'synthetic'?" in failure("syntetic")
+    (tmp_path / "cifar-10").mkdir()
+    assert "no data set in cifar-10 (found nothing)" in failure("cifar-10")
+    assert "https://host/c.tar.gz is an address, not a file; download it" in failure("https://host/c.tar.gz")
+
+
 def test_folder_without_data(tmp_path):
     message = failure(tmp_path)
     assert "found nothing" in message
@@ -636,6 +645,10 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
         real(path, content)
 
     monkeypatch.setattr(data.cifar, "write_atomically", full)
+    with pytest.raises(FastAdamError, match="No space left"):
+        data.write_binary(tmp_path / "set", make())
+    assert not (tmp_path / "set").exists()
+    (tmp_path / "set").mkdir()
     with pytest.raises(FastAdamError, match="No space left"):
         data.write_binary(tmp_path / "set", make())
     assert list((tmp_path / "set").iterdir()) == []

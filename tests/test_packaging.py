@@ -10,17 +10,19 @@ ROOT = Path(__file__).parent.parent
 LEVELS = (
     ("fastadam_cli",),
     ("training", "doctor"),
+    ("job",),
     ("trainer", "run"),
-    ("config", "models"),
+    ("models",),
     ("model", "data"),
+    ("config",),
     ("checkpoint", "engine", "optim"),
-    ("setting", "schedule", "augment", "files", "cases", "case", "interpret"),
+    ("setting", "schedule", "augment", "files", "cases", "case", "interpret", "interrupts"),
     ("reference", "program"),
     ("plan", "planner", "values", "memory", "calls", "layout", "arena"),
     ("graph",),
     ("device",),
     ("kernels",),
-    ("errors",),
+    ("errors", "draws", "versions"),
 )
 """Modules import from their own row and the rows below it."""
 

@@ -96,6 +96,48 @@ def test_resuming_what_is_no_run_says_what_it_is(tmp_path):
     assert names(tmp_path / "empty") == []
 
 
+def test_resuming_what_cannot_be_read_says_so(tmp_path, monkeypatch):
+    RunFolder.create(tmp_path, SETTINGS).close()
+    (tmp_path / "config.toml").write_bytes(b"lr = = 1")
+    with pytest.raises(RunError, match=r"line 1, column 6\); put it right, or start a new run"):
+        RunFolder.open(tmp_path)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(RunError, match=r"cannot look into .*: Permission denied; give the folder of a run of yours"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_folder_whose_name_is_not_text(tmp_path):
+    summary = {"checkpoint": os.fsdecode(b"\xff/best"), "model": "\xfc"}
+    with RunFolder.create(tmp_path / "run", SETTINGS) as run:
+        run.write_summary(summary)
+        assert run.read_summary() == summary
+    assert json_text(summary) == '{"checkpoint": "\\udcff/best", "model": "\xfc"}'
+    assert json_text("\xfc", ascii_only=True) == '"\\u00fc"'
+
+
+def test_a_full_disk_is_named_when_the_lock_is_taken(tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fill)
+    with pytest.raises(RunError, match=r"cannot write .*\.lock: No space left on device; free some space there"):
+        RunFolder.create(tmp_path / "run", SETTINGS)
+
+
+def test_a_finished_run_in_a_folder_that_is_read_only(tmp_path, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with RunFolder.create(tmp_path, SETTINGS) as run:
+        monkeypatch.setattr(Path, "unlink", refuse)
+        with pytest.raises(RunError, match=r"cannot write .*summary\.json: Permission denied; choose a folder"):
+            run.remove_summary()
+
+
 def test_opening_removes_what_a_killed_write_left(tmp_path):
     RunFolder.create(tmp_path, SETTINGS).close()
     (tmp_path / ".fastadam-1-00.tmp").write_text("torn")

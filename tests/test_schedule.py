@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastadam.errors import ConfigError
 from fastadam.schedule import SCHEDULES, Schedule
 
 
@@ -16,6 +17,11 @@ def test_rates_stay_between_zero_and_the_peak(kind, total, warmup, lr):
 def test_warmup_rises_linearly_then_the_schedule_begins():
     schedule = Schedule("constant", 1.0, 10, 4)
     assert [schedule(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ConfigError, match="linear"):
+        Schedule("linear", 1.0, 10)
 
 
 def test_cosine_and_onecycle_are_pytorchs():

@@ -11,18 +11,16 @@ from fastadam.plan import Plan
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_pattern_on_kernels(name):
-    device = get_device("cpu", 2)
-    device.activate()
-    graph = chain(*PATTERNS[name])
-    # Gradients through two batch norms of 150 rows, in float32.
-    assert_agrees(graph, 5, dtype=np.float32, tolerance=5e-4, ops=device.ops)
+    graph, device = chain(*PATTERNS[name]), get_device("cpu", 2)
+    with device.running():  # gradients through two batch norms of 150 rows, in float32
+        assert_agrees(graph, 5, dtype=np.float32, tolerance=5e-4, ops=device.ops)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_on_kernels(name):
     device = get_device("cpu", 2)
-    device.activate()
-    assert_agrees(MODELS[name](), 8, dtype=np.float32, tolerance=3e-4, ops=device.ops)
+    with device.running():
+        assert_agrees(MODELS[name](), 8, dtype=np.float32, tolerance=3e-4, ops=device.ops)
 
 
 def test_step_has_the_same_bits_on_any_threads_and_memory():
@@ -32,11 +30,11 @@ def test_step_has_the_same_bits_on_any_threads_and_memory():
     results = set()
     for threads in (1, 2, 3, 4):
         device = get_device("cpu", threads)
-        device.activate()
         arenas = make_arenas(graph, params, state, np.float32)
         plan = Plan(graph, 37, source="float32")
         program = bind(plan, arenas, x, labels, ops=device.ops, share=threads != 3)
-        program.run()
+        with device.running():
+            program.run()
         values = [arenas[name].flat.tobytes() for name in ("GRAD", "STATE")]
         results.add((*values, program.outputs["loss"].tobytes()))
     assert len(results) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from fastadam import data
 from fastadam.data import synthetic
-from fastadam.data.draws import keys, mix
+from fastadam.draws import keys, mix
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 

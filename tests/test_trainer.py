@@ -1,15 +1,20 @@
 """The trainer: it learns, it is deterministic, it says what is wrong."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from fastadam import models, optim
+from fastadam.engine import Feed
 from fastadam.errors import ConfigError, DivergedError
 from fastadam.graph import Graph, Node
 from fastadam.model import Model
-from fastadam.trainer import Trainer
+from fastadam.trainer import Fit, Trainer
 
 
 def small_model(seed: int = 0) -> Model:
@@ -33,7 +38,7 @@ def small_data(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("rule", sorted(optim.OPTIMIZERS))
 def test_overfits_one_batch(rule):
     images, labels = small_data(16)
-    settings = {"lr": 0.1, "momentum": 0.9} if rule == "sgd" else {"lr": 0.01}
+    settings = {"lr": 0.02, "momentum": 0.9} if rule == "sgd" else {"lr": 0.01}
     model = small_model()
     model.set_normalization((0.4,) * 3, (0.2,) * 3)
     trainer = Trainer(model, optim.OPTIMIZERS[rule](None, **settings))
@@ -161,6 +166,81 @@ def test_arguments_are_checked():
         Trainer(model, augment=("flop",))
     with pytest.raises(ConfigError, match="resnot"):
         models.build("resnot")
+
+
+def test_settings_are_checked():
+    model = small_model()
+    for settings, words in (
+        ({"batch_size": 0}, "batch_size"),
+        ({"schedule": "linear"}, "linear"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"optimizer": optim.Adam({"w": np.zeros(3, np.float32)})}, "made without parameters"),
+        ({"optimizer": optim.Adam(), "lr": 1.0}, "its own lr"),
+    ):
+        with pytest.raises((ValueError, ConfigError), match=words):
+            Trainer(model, **settings)
+    for wrong in ({"epochs": 0}, {"steps": 0}):
+        with pytest.raises(ValueError, match="1 or more"):
+            next(Trainer(model, batch_size=8).fit(small_data(), **wrong))
+    for wrong in ({"eps": 0.0}, {"eps": 1e-60}, {"beta1": 1.0}, {"lr": -1}, {"lr": float("nan")}, {"beta2": -0.1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            optim.Adam(**wrong)
+
+
+def test_fitting_twice_goes_on():
+    """The second course keeps the moments and their step count, and draws new numbers."""
+    data, model = small_data(48), small_model()
+    trainer = Trainer(model, "adam", 1e-3, batch_size=16, augment=("crop",))
+    first = list(trainer.fit(data, epochs=1, val_size=8))
+    assert (trainer.t, trainer.epochs) == (3, 1)
+    second = list(trainer.fit(data, epochs=1, val_size=8))
+    assert (trainer.t, trainer.epochs) == (6, 2)
+    assert first[0].step == second[0].step == 3
+    assert trainer.moments["M"].flat.any()
+    other = small_model()
+    together = Trainer(other, "adam", 1e-3, batch_size=16, augment=("crop",))
+    list(together.fit(data, epochs=2, val_size=8))  # a constant schedule: two courses are one
+    assert np.array_equal(model.parameters.flat, other.parameters.flat)
+
+
+def test_moments_that_overflow_are_seen():
+    model, (images, labels) = small_model(), small_data(16)
+    trainer = Trainer(model, "adam", 1e-9, batch_size=8)
+    fit = Fit(trainer, Feed(images, labels.astype(np.int32)), np.arange(16), np.arange(0), 1, None)
+    fit.step()
+    trainer.moments["V"].flat[3] = np.inf
+    with pytest.raises(DivergedError, match="V are not finite"):
+        fit.end_epoch()
+
+
+def test_one_model_serves_many_threads():
+    model, (images, _) = small_model(), small_data(64)
+    parts = [images[16 * i : 16 * i + 16] for i in range(4)]
+    want = [model.predict_proba(part) for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: model.predict_proba(parts[i % 4]), range(200)))
+    assert all(np.array_equal(one, want[i % 4]) for i, one in enumerate(got))
+
+
+def test_programs_do_not_pile_up():
+    model, (images, labels) = small_model(), small_data(64)
+    trainer = Trainer(model)
+    for size in range(1, 60):
+        trainer.step(images[:size], labels[:size])
+        trainer.evaluate(images[:size], labels[:size])
+    engine = trainer.engine()
+    assert max(len(engine._programs), len(engine._rooms)) <= 16
+
+
+def test_default_threads_follow_numba():
+    """Nobody asked for more threads than numba was started with, so nobody is refused."""
+    code = (
+        "import numba, fastadam, numpy as np; model = fastadam.models.build('mlp');"
+        "print(model.predict(np.zeros((1, 3, 32, 32), np.uint8)).shape)"
+    )
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert run.stdout.strip() == "(1,)", run.stderr
 
 
 def test_state_dicts_are_checked_and_copied():

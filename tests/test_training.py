@@ -14,9 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastadam import checkpoint, data, files, training
+from fastadam import checkpoint, data, files, models, training
 from fastadam.config import TrainConfig
-from fastadam.errors import CheckpointError, ConfigError, DivergedError, OutOfMemoryError, RunError
+from fastadam.engine import Engine
+from fastadam.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    RunError,
+)
+from fastadam.job import Job
 from fastadam.trainer import Fit
 
 
@@ -134,6 +143,9 @@ def test_a_finished_run_stays_and_can_be_extended(folder, tmp_path):
     assert (run / "last.safetensors").read_bytes() == (tmp_path / "four" / "last.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="3 epochs"):
         training.run_training(TrainConfig(epochs=3), resume=run)
+    training.run_training(config(folder, epochs=None, steps=3), out=tmp_path / "steps")
+    with pytest.raises(ConfigError, match="counts steps"):
+        training.run_training(TrainConfig(epochs=3), resume=tmp_path / "steps")
 
 
 def test_stopping_early(folder, tmp_path):
@@ -142,6 +154,75 @@ def test_stopping_early(folder, tmp_path):
     still = training.run_training(config(folder, epochs=50, lr=1e-12, patience=2), out=tmp_path / "patience")
     assert still["epochs"] == 3  # the first is the best, then two without a better one
     assert training.run_training(TrainConfig(), resume=tmp_path / "patience") == still
+    with pytest.raises(ConfigError, match="ended by its patience"):
+        training.run_training(TrainConfig(epochs=60), resume=tmp_path / "patience")
+
+
+@pytest.mark.parametrize(("moment", "call"), [("save_best", 1), ("save", 2)])
+def test_the_best_checkpoint_survives_a_kill_between_the_files(folder, tmp_path, monkeypatch, moment, call):
+    """Stopped before either checkpoint of an epoch is written, and extended: the best file is the log's best epoch."""
+    run, real, count = tmp_path / "run", getattr(training._Run, moment), [0]
+
+    def kill(self: Any) -> None:
+        count[0] += 1
+        if count[0] == call:
+            raise Stop
+        real(self)
+
+    settings = config(folder, lr=3e-4, schedule="onecycle")
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, moment, kill)
+        with pytest.raises(Stop):
+            training.run_training(settings, out=run)
+    summary = training.run_training(TrainConfig(epochs=5), resume=run)
+    best = checkpoint.load(run / "best.safetensors").metadata
+    accuracies = [line["val_accuracy"] for line in lines(run)]
+    assert best["val_accuracy"] == max(accuracies) == summary["val_accuracy"]
+    assert best["epoch"] == 1 + accuracies.index(max(accuracies))
+
+
+def test_a_signal_during_validation_or_test_is_not_lost(folder, tmp_path, monkeypatch):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    training.run_training(config(folder), out=whole)
+    real, calls = Engine.evaluate, [0]
+
+    def evaluate(self: Engine, *arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] in (2, 5):  # the second validation, and the test
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Engine, "evaluate", evaluate)
+    with pytest.raises(InterruptedRunError, match="step 16") as stopped:
+        training.run_training(config(folder), out=run)
+    assert stopped.value.exit_code == 143
+    with pytest.raises(InterruptedRunError, match="step 24"):
+        training.run_training(TrainConfig(), resume=run)
+    training.run_training(TrainConfig(), resume=run)
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (whole / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_throughput_after_a_resume_counts_only_what_was_trained(folder, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        stop_after(patch, 7)
+        with pytest.raises(Stop):
+            training.run_training(config(folder), out=run)
+    fit_step = Fit.step
+
+    def slow(self: Fit) -> float:
+        begun = time.perf_counter()
+        loss = fit_step(self)
+        time.sleep(0.05)
+        self._seconds += 0.05
+        assert time.perf_counter() - begun >= 0.05
+        return loss
+
+    monkeypatch.setattr(Fit, "step", slow)
+    training.run_training(TrainConfig(), resume=run)
+    assert lines(run)[0]["samples_per_second"] < 32 / 0.05
 
 
 def test_divergence_keeps_the_last_good_checkpoint(folder, tmp_path, monkeypatch):
@@ -201,26 +282,42 @@ def test_what_cannot_be_resumed(folder, tmp_path):
     refused(CheckpointError, "not a checkpoint of fastadam")
     checkpoint.save(run / "last.safetensors", {"w": np.zeros(3, np.float32)}, {"model": {"name": "mlp"}})
     refused(CheckpointError, "does not belong")
+    content = checkpoint.load(tmp_path / "run" / "best.safetensors")
+    fingerprint = Job(config(folder, epochs=1)).fingerprint()
+    cursor = {"epoch": 0, "batch": 99, "step": 5, "loss_sum": 0.0, "right": 0}
+    checkpoint.save(run / "last.safetensors", content.tensors, {"fingerprint": fingerprint, "cursor": cursor})
+    refused(CheckpointError, "does not belong")
     (run / "last.safetensors").write_bytes(good)
     settings = (run / "config.toml").read_text()
     other = tmp_path / "other"
     data.write_binary(other, data.synthetic.generate(train=260, test=60, seed=2))
     (run / "config.toml").write_text(settings.replace(folder, str(other)))
     refused(RunError, "not those the run")
-    (run / "config.toml").write_text(settings.replace('"mlp"', '"cnn"'))
-    refused(CheckpointError, "does not belong")
+    for changed in (settings.replace('"mlp"', '"cnn"'), settings.replace("batch_size = 32", "batch_size = 31")):
+        assert changed != settings
+        (run / "config.toml").write_text(changed)
+        refused(RunError, "was changed since")
     with pytest.raises(RunError, match="no run"):
         training.run_training(TrainConfig(), resume=tmp_path / "nothing")
 
 
 def test_memory_is_planned_before_it_is_taken(folder, tmp_path, monkeypatch):
-    plan = training.describe_plan(config(folder, batch_size=64))
+    plan = training.describe_plan(config(folder, batch_size=64, threads=2))
     assert plan.total_bytes == sum(size for _, size in plan.rows)
     assert plan.to_dict()["layers"][0]["shape"] == (64, 32, 32, 3)
     monkeypatch.setattr("fastadam.device.CpuDevice.available_memory", lambda self: 1_000_000)
     with pytest.raises(OutOfMemoryError, match=r"needs 0\.\d\d GB .* 0\.00 GB are free; use a --batch-size below 64"):
         training.run_training(config(folder, batch_size=64), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_eval_wants_images_of_the_models_shape(folder, tmp_path):
+    models.build("cnn", shape=(8, 8, 3)).save(tmp_path / "small.safetensors")
+    with pytest.raises(CheckpointError, match=r"takes images of \(8, 8, 3\)"):
+        training.evaluate_checkpoint(tmp_path / "small.safetensors", folder)
+    models.build("cnn", classes=100).save(tmp_path / "many.safetensors")
+    with pytest.raises(CheckpointError, match="100 classes"):
+        training.evaluate_checkpoint(tmp_path / "many.safetensors", folder)
 
 
 def command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -268,7 +365,7 @@ def kill_and_resume(folder: str, tmp_path: Path, epochs: int, moments: list[floa
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     process = command(*arguments_of(folder, epochs), "--out", whole)
     assert process.wait(300) == 0, process.communicate()
-    resume = ["--resume", cut]
+    resume, killed = ["--resume", cut], 0
     for seconds in moments:
         process = command(
             *(resume if (cut / "config.toml").exists() else [*arguments_of(folder, epochs), "--out", cut])
@@ -282,6 +379,8 @@ def kill_and_resume(folder: str, tmp_path: Path, epochs: int, moments: list[floa
         time.sleep(seconds)
         process.kill()
         process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed > len(moments) / 2, "the run must be long enough to be killed"
     process = command(*resume)
     assert process.wait(300) == 0, process.communicate()
     for name in ("last.safetensors", "best.safetensors"):

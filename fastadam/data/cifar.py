@@ -185,6 +185,7 @@ def write_binary(folder: str | Path, dataset: Dataset) -> list[Path]:
         raise ValueError("class names must be printable, to be written one a line")
     folder = Path(folder)
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         present = sorted(name for name in os.listdir(folder) if any(form.is_data(name) for form in FORMATS))
     except OSError as error:
@@ -210,6 +211,9 @@ def write_binary(folder: str | Path, dataset: Dataset) -> list[Path]:
         for path in written:
             with contextlib.suppress(OSError):
                 path.unlink()
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise
     return written
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import platformdirs
 
+from fastadam.config import DATA_SETS
 from fastadam.data import cifar, synthetic
 from fastadam.data.dataset import Dataset
 from fastadam.data.formats import FORMATS, HOME_PAGE
 from fastadam.data.source import Source, holds_data, open_source
 from fastadam.errors import DataError
+from fastadam.setting import nearest
 
 SYNTHETIC = "synthetic"
 
@@ -56,4 +58,10 @@ def find_source(spec: str | Path) -> Source:
                     "or give the path of a folder or archive"
                 )
             return open_source(folder)
-    return open_source(Path(os.path.expanduser(spec)))
+    if "://" in str(spec):
+        raise DataError(f"{spec} is an address, not a file; download it and give the path of what you got")
+    path = Path(os.path.expanduser(spec))
+    meant = nearest(str(spec), DATA_SETS)
+    if meant and not os.path.lexists(path):
+        raise DataError(f"there is no file or folder {path}, and no data set of that name{meant}")
+    return open_source(path)

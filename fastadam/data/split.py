@@ -7,7 +7,7 @@ one of the same seed, but for a rounding to whole images of a class.
 
 import numpy as np
 
-from fastadam.data.draws import keys
+from fastadam.draws import keys
 from fastadam.errors import DataError
 
 _VALIDATION, _LIMIT = 0, 1  # so that the two choices are independent

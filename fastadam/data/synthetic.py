@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastadam.data.dataset import IMAGE_SHAPE, Dataset
-from fastadam.data.draws import keys, mix
+from fastadam.draws import keys, mix
 
 CLASSES = (
     "disc",

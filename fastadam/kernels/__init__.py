@@ -22,6 +22,9 @@ dx * (of - centre).
 shapes only, and lanes are added in their order. So the bits do not depend on the number of threads.
 """
 
+MOST_LANES = 64
+"""Shares of a batch at the most: work for as many cores."""
+
 OPS = (
     "adam_update",
     "adamw_update",

@@ -30,9 +30,26 @@ def cache_roots() -> list[Path]:
     return [user, Path(tempfile.gettempdir()) / name]
 
 
+def cpu_features() -> tuple[str, set[str]]:
+    """LLVM's name of the CPU that numba compiles for, and the instruction sets it has."""
+    flat = numba.config.CPU_FEATURES
+    features = llvm.get_host_cpu_features().flatten() if flat is None else flat
+    name = numba.config.CPU_NAME or llvm.get_host_cpu_name()
+    return name, {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+
+
+def _is_ours(folder: Path) -> bool:
+    """Make sure that nobody else can put a file there: numba unpickles what it finds. False for another's folder."""
+    if hasattr(os, "getuid"):
+        if folder.stat().st_uid != os.getuid():
+            return False
+        folder.chmod(0o700)
+    return True
+
+
 @functools.cache
 def cache_folder() -> Path:
-    """The folder for this state of the sources, numba, llvmlite, NumPy, Python and CPU: a stale kernel is never met.
+    """The folder for this state of sources, versions, CPU and compiler settings: a stale kernel is never met.
 
     Numba by itself does not notice an edit in an imported file, so the folder's name is a hash of them all.
     """
@@ -40,15 +57,16 @@ def cache_folder() -> Path:
     sources = Path(__file__).parent
     for source in sorted(sources.rglob("*.py")):
         digest.update(source.relative_to(sources).as_posix().encode() + b"\0" + source.read_bytes())
-    features = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
     versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
-    for part in (*versions, numba.config.CPU_NAME or llvm.get_host_cpu_name(), features):
-        digest.update(b"\0" + part.encode())
+    modes = numba.config.BOUNDSCHECK, numba.config.OPT, numba.config.DEBUG
+    name, features = cpu_features()
+    for part in (*versions, *modes, name, *sorted(features)):
+        digest.update(b"\0" + str(part).encode())
     for root in cache_roots():
         folder = root / digest.hexdigest()[:16]
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
+            if all(map(_is_ours, (root, folder))) and os.access(folder, os.W_OK):
                 return folder
     return Path(tempfile.mkdtemp(prefix="fastadam-"))
 

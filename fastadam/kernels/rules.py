@@ -33,6 +33,9 @@ class Hyper(NamedTuple):
     grad_scale: float
 
 
+MOMENTS = {"adam": ("m", "v"), "adamw": ("m", "v"), "sgd": ("m",)}
+"""The rules, and what each keeps of every parameter between steps."""
+
 GRAD_SCALE = Hyper._fields.index("grad_scale")
 
 

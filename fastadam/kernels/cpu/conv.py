@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_thread_id, prange
 
+from fastadam.kernels import MOST_LANES
 from fastadam.kernels.cpu.gemm import PANEL, product
 from fastadam.kernels.cpu.jit import driver, leaf
 from fastadam.kernels.cpu.lanes import lane_range
-from fastadam.kernels.cpu.linear import MAX_LANES
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
@@ -178,7 +178,7 @@ def conv2d_forward(y, moments, x, scale, shift, w, act, stride, pad):
     kh, kw = w.shape[:2]
     rows, columns = _forward_tables(wide + 2 * pad, c, kh, kw, y.shape[1], y.shape[2], stride)
     shared, each = (aligned(size) for size in _forward_sizes(y, moments, x, scale, shift, w, act, stride, pad))
-    lanes = moments.shape[0] if moments.size else min(samples, MAX_LANES)
+    lanes = moments.shape[0] if moments.size else min(samples, MOST_LANES)
     _forward(
         y, moments, x, scale, shift, w, reserve(threaded(shared, each)), shared, each,
         act, stride, pad, lanes, rows, columns,

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 from numba import get_thread_id, prange
 
+from fastadam.kernels import MOST_LANES
 from fastadam.kernels.cpu.gemm import PANEL, product
 from fastadam.kernels.cpu.jit import driver, leaf
 from fastadam.kernels.cpu.lanes import lane_range
@@ -23,9 +24,6 @@ ROWS = 48
 
 COLUMNS = 4 * PANEL
 """Inputs that one task of the backward products owns."""
-
-MAX_LANES = 64
-"""Shares of a batch where no out says how many: enough for 64 cores."""
 
 
 @lru_cache(maxsize=256)
@@ -177,7 +175,7 @@ def linear_backward(
     shape = (samples, -1, channels)
     d_at, edge_at, size = _backward_parts(x, w)
     work = reserve(threaded(size, 0))
-    lanes = sums.shape[0] if sums.size else min(samples, MAX_LANES)
+    lanes = sums.shape[0] if sums.size else min(samples, MOST_LANES)
     _backward(
         dx.reshape(shape) if dx.size else dx.reshape(0, 0, 0), sums, dw, dz, raw, gscale, ga, gb, w,
         x.reshape(shape), scale, shift,

@@ -78,18 +78,23 @@ def sgd_update(p, m, g, h):
 
 
 @leaf
+def _sum_of_squares(part, lane, g):
+    first, last = lane_range(lane, part.size, g.size)
+    total = float64(0)
+    for value in g[first:last]:
+        total += float64(value) * float64(value)
+    part[lane] = total
+
+
+@driver
 def norm_lanes(part, g):
     """Sums of squares of a flat array by lanes, in float64.
 
     part (L,) float64   out: lane l has the sum of g*g over its contiguous share
     g (n,)              in
     """
-    for lane in range(part.size):
-        first, last = lane_range(lane, part.size, g.size)
-        total = float64(0)
-        for i in range(first, last):
-            total += float64(g[i]) * float64(g[i])
-        part[lane] = total
+    for lane in prange(part.size):
+        _sum_of_squares(part, lane, g)
 
 
 @leaf

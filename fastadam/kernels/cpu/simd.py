@@ -1,27 +1,18 @@
 """The width of this machine's float vectors, in floats: 16 with AVX-512, 8 with AVX2, else 4."""
 
-import llvmlite.binding as llvm
-from numba import config
+from fastadam.kernels.cache import cpu_features
 
 
-def vector_width(features: str) -> int:
-    """Width from a feature string such as ``+avx2,+fma,-avx512f`` (LLVM's names).
+def vector_width(features: set[str]) -> int:
+    """Width on a CPU with these instruction sets, by LLVM's names.
 
     A vector is only as wide as the fused multiply-add of the machine: AVX without FMA counts as 4.
     """
-    have = {name[1:] for name in features.split(",") if name.startswith("+")}
-    if "avx512f" in have:
+    if "avx512f" in features:
         return 16
-    if {"avx2", "fma"} <= have:
+    if {"avx2", "fma"} <= features:
         return 8
     return 4
 
 
-def host_features() -> str:
-    """The features numba compiles for: ``NUMBA_CPU_FEATURES`` if the user set it, else the host's."""
-    if config.CPU_FEATURES is not None:
-        return config.CPU_FEATURES
-    return llvm.get_host_cpu_features().flatten()
-
-
-WIDTH = vector_width(host_features())
+WIDTH = vector_width(cpu_features()[1])
