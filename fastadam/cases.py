@@ -1,4 +1,4 @@
-"""One table of calls for every op: what the tests, ``fastadam verify`` and ``fastadam bench`` run.
+"""One table of calls for every op: what the kernel tests run.
 
     for case in CASES:
         outs, ins = case.make()

@@ -83,6 +83,8 @@ def from_checkpoint(content: checkpoint.Checkpoint, path: Path) -> Model:
         model.load_state_dict({name: content.tensors[name] for name in names})
         model.set_normalization(metadata["mean"], metadata["std"])
         model.classes = tuple(map(str, metadata["classes"]))
+        if len(model.classes) != model.graph.classes or {model.mean.shape, model.std.shape} != {(spec["shape"][2],)}:
+            raise ValueError("its classes, mean or std are not as many as the model has classes or channels")
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(
             f"{path} does not hold a model this version can build ({checkpoint.reason(error)}); "

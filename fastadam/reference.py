@@ -1,4 +1,4 @@
-"""Every op in plain NumPy: the witness that kernels, plans and ``fastadam verify`` are held against.
+"""Every op in plain NumPy: the witness that kernels and plans are held against.
 
 Names, argument order and meaning are those of ``fastadam.kernels``: outs, ins, scalars; outs are
 overwritten; an optional array that is left out has size 0. The arithmetic has the precision of the

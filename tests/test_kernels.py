@@ -13,6 +13,7 @@ from fastadam import reference
 from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.kernels import OPS, cpu
+from fastadam.kernels.cpu import conv, linear
 
 GUARD = 67
 """Elements before and after an array: an odd number, so that no array starts at a line of the cache."""
@@ -78,6 +79,22 @@ def test_matches_the_reference_and_writes_nothing_else(case):
     got, want = call(case), expect(case)
     for name, array in got.items():
         np.testing.assert_allclose(array, want[name], case.rtol, case.atol(name), err_msg=name)
+
+
+@pytest.mark.parametrize("module", [conv, linear])
+def test_a_workspace_is_as_large_as_it_must_be(module, monkeypatch):
+    """Every case again, in a workspace of exactly the floats asked for, full of NaN and within guards."""
+    made: list[Guarded] = []
+
+    def reserve(floats: int) -> np.ndarray:
+        made.append(Guarded(np.full(floats, np.nan, np.float32)))
+        return made[-1].array
+
+    monkeypatch.setattr(module, "reserve", reserve)
+    for case in CASES:
+        if getattr(cpu, case.op).__module__ == module.__name__:
+            test_matches_the_reference_and_writes_nothing_else(case)
+            assert made.pop().guards_hold, case
 
 
 @one_case_each

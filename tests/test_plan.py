@@ -382,3 +382,11 @@ def test_lifetimes_span_first_write_to_last_read():
     assert names["x.raw"] == (0, 1)
     assert names["logits"] == (ops.index("affine_forward"), len(ops))
     assert names["loss.rows"] == (ops.index("softmax_loss"), ops.index("sum_lanes"))
+
+
+def test_convolutions_gather_sums_by_the_lanes_of_their_weights():
+    """One loop over lanes writes both, whatever their sizes would ask for alone."""
+    wide = {"out": 512}
+    plan = Plan(chain(("a", "conv", wide), ("n", "bn"), ("r", "relu"), ("b", "conv", wide)), 128)
+    both = [call for call in plan.calls if call.op == "conv2d_backward" and call.outs[1].present]
+    assert [(call.outs[1].shape[0], call.outs[2].shape[0]) for call in both] == [(8, 8)]
