@@ -8,6 +8,7 @@ The same classes, made without parameters, are the settings of a ``fastadam.Trai
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from fastadam.device import get_device
 from fastadam.kernels import rules
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What the optimisers share. ``t`` counts the steps taken; ``moments`` {"m": {name: array}, ...}.
 
     params   dict of float32 C-contiguous arrays of any shape, () included, updated in place by ``step``;
@@ -52,12 +53,12 @@ class Optimizer:
         """The hyperparameters by name."""
         return {"lr": self.lr, "weight_decay": self.weight_decay}
 
+    @abstractmethod
     def hyper(self, t: int, lr: float | None = None) -> np.ndarray:
         """The float32 numbers of step ``t`` = 1, 2, ... in the order of ``fastadam.kernels.rules.Hyper``.
 
         ``lr``, from a schedule, stands in for the optimiser's own.
         """
-        raise NotImplementedError
 
     def step(self, grads: Mapping[str, np.ndarray]) -> None:
         """One update of all parameters by ``grads``, which has their names, shapes and dtype.
