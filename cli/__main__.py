@@ -1,6 +1,18 @@
-"""``python -m fastadam_cli`` is the command ``fastadam``."""
+"""Where the command ``fastadam`` starts; ``python -m fastadam_cli`` is the same.
 
-from .main import main
+Nothing is imported at the top, so that Ctrl-C while the modules load is an interruption, not a traceback.
+"""
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    try:
+        from .main import main as command
+
+        command(prog_name="fastadam")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
 
 if __name__ == "__main__":
-    main(prog_name="fastadam")
+    main()

@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
-from .options import human_bytes, json_option, print_json, switch
+from fastadam.units import human_bytes
+
+from .options import json_option, print_json, switch
 
 
 @click.command("doctor")

@@ -24,6 +24,8 @@ class Application(click.Group):
     modules: dict[str, str] = {  # noqa: RUF012
         "train": "train",
         "eval": "evaluate",
+        "predict": "predict",
+        "verify": "verify",
         "data": "data",
         "doctor": "doctor",
     }

@@ -119,6 +119,8 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
             _check(known[name], value)
         except ValueError as error:
             raise ConfigError(f"{path}: {name} {error}") from None
+        if known[name].multiple and isinstance(value, str):
+            table[name] = [value]
     ctx.default_map = table
 
 
@@ -171,16 +173,6 @@ def print_json(value: Any) -> None:
     from fastadam.run import json_text
 
     click.echo(json_text(value, ascii_only=True))
-
-
-def human_bytes(size: int) -> str:
-    """A number of bytes for people: 1,234 B, 12.3 MB."""
-    if size < 10_000:
-        return f"{size:,} B"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
-        if size < 1000 * scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size / 1e9:.2f} GB"
 
 
 def human_seconds(seconds: float) -> str:

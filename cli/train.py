@@ -1,11 +1,14 @@
 """``fastadam train``."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fastadam.config import TrainConfig, settings
+from fastadam.recipes import in_words
+from fastadam.units import human_bytes
 
 from .options import (
     COMMAND_LINE,
@@ -14,7 +17,6 @@ from .options import (
     FILE,
     PathType,
     config_option,
-    human_bytes,
     human_seconds,
     json_option,
     print_json,
@@ -25,11 +27,12 @@ from .options import (
     unused_variables,
 )
 from .report import PlainReporter, make_reporter
+from .tables import show_table
 
 SOURCES = ("default", "file", "environment", "command line")
 
 
-@click.command("train")
+@click.command("train", epilog="\b\nRecipes, for the options left open:\n" + textwrap.indent(in_words(), "  "))
 @setting_options(*settings())
 @click.option(
     "--out",
@@ -45,7 +48,7 @@ SOURCES = ("default", "file", "environment", "command line")
     show_default="none",
     help="Go on with the run in this folder, with its settings; only --epochs may be given, to extend it.",
 )
-@switch("dry_run", "Show the memory plan and stop.")
+@switch("dry_run", "Show what the run takes in memory, by layer, and stop; exit code 1 if that is too much.")
 @json_option
 @quiet_option
 @config_option
@@ -64,14 +67,17 @@ def command(
 
     Without --data it trains on CIFAR-10 if that is in the cache, and on generated images if not. Interrupted
     by Ctrl-C or a signal, it writes a checkpoint first; --resume then gives the same bits as a run that was
-    never stopped.
+    never stopped. Options left open are those of the model's recipe, which stands at the end.
 
     \b
     Examples:
       fastadam train
+      fastadam train --model vgg --ema 0.999
       fastadam train --data cifar-10-binary.tar.gz --epochs 20 --augment flip,crop
       fastadam train --optimizer sgd --momentum 0.9 --steps 500 --out runs/sgd
       fastadam train --config runs/sgd/config.toml --seed 1
+      fastadam train --model resnet20 --accumulate 4 --schedule step
+      fastadam train --data cifar100 --init runs/sgd
       fastadam train --resume runs/sgd
     """
     with make_reporter(quiet) as reporter:
@@ -122,17 +128,37 @@ def _refuse_beside_resume(ctx: click.Context, out: Path | None, dry_run: bool) -
 
 
 def _show_plan(config: TrainConfig, json: bool, reporter: PlainReporter) -> None:
+    """What the run takes, by layer and by purpose; OutOfMemoryError after that if it does not fit."""
     from fastadam.training import describe_plan
 
     plan = describe_plan(config, reporter)
     if json:
         print_json(plan.to_dict())
-        return
-    click.echo(f"{plan.step}\n")
-    width = max(len(name) for name, _ in plan.rows)
-    for name, size in plan.rows:
-        click.echo(f"{name:<{width}}  {human_bytes(size):>10}")
-    click.echo(f"{'total':<{width}}  {human_bytes(plan.total_bytes):>10}")
+    else:
+        over = plan.first_over
+        rows = [
+            (
+                row.name,
+                row.op,
+                " x ".join(map(str, row.shape)),
+                f"{row.parameters:,}",
+                human_bytes(row.arena_bytes),
+                human_bytes(row.activation_bytes),
+                human_bytes(row.total_bytes) + (" <- breaks the budget" if row is over else ""),
+            )
+            for row in plan.layers
+        ]
+        head = ("layer", "op", "shape", "parameters", "training state", "activations", "all up to here")
+        show_table(head, rows, (0, 1, 2))
+        step = plan.step
+        click.echo(
+            f"\n{plan.parameters:,} parameters, {len(step.calls)} calls and {step.flops / 1e9:,.3f} GFLOP a step\n"
+        )
+        sums = [*plan.rows, ("total", plan.total_bytes), ("free, the data set being read", plan.free_bytes)]
+        width = max(len(name) for name, _ in sums)
+        for name, size in sums:
+            click.echo(f"{name:<{width}}  {human_bytes(size):>10}")
+    plan.check()
 
 
 def _in_words(summary: dict[str, Any]) -> str:

@@ -20,12 +20,15 @@ _SUBMODULES = (
     "checkpoint",
     "data",
     "errors",
+    "evaluation",
     "kernels",
     "models",
     "optim",
+    "predict",
     "schedule",
     "trainer",
     "training",
+    "verify",
 )
 _NAMES = {
     "FastAdamError": "errors",

@@ -38,6 +38,21 @@ def segment_table(shapes: Mapping[str, Shape]) -> tuple[tuple[Segment, ...], int
     return tuple(segments), end
 
 
+def group_runs(shapes: Mapping[str, Shape], group: Callable[[str], int]) -> tuple[tuple[int, int, int], ...]:
+    """Runs (start, end, group) that tile an arena of ``shapes``; ``group`` of a name is the group of its segment.
+
+    Neighbours of one group are one run; the gap behind a segment belongs to its run.
+    """
+    segments, count = segment_table(shapes)
+    starts, runs = [*(segment.start for segment in segments), count], list[tuple[int, int, int]]()
+    for segment, end in zip(segments, starts[1:], strict=True):
+        start, of = segment.start, group(segment.name)
+        if runs and runs[-1][2] == of:
+            start = runs.pop()[0]
+        runs.append((start, end, of))
+    return tuple(runs)
+
+
 def allocate(count: int, dtype: Any, empty: Empty = np.empty) -> Any:
     """Uninitialised (count,) array of ``dtype`` starting on a 64-byte boundary.
 

@@ -57,12 +57,16 @@ def absent(rank: int) -> Slot:
 
 @dataclass(frozen=True)
 class Call:
-    """One op on slots: ``op(*outs, *ins, *scalars.values())``, in the order of the op's signature."""
+    """One op on slots: ``op(*outs, *ins, *scalars.values())``, in the order of the op's signature.
+
+    ``layer`` is the graph node it is done for; "" if for all.
+    """
 
     op: str
     outs: tuple[Slot, ...]
     ins: tuple[Slot, ...]
     scalars: Mapping[str, Any] = field(default_factory=dict)
+    layer: str = ""
 
     @property
     def bytes(self) -> int:

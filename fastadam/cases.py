@@ -373,13 +373,21 @@ def loss_cases() -> Iterator[Case]:
 
 
 def hyper(nesterov: bool, grad_scale: float) -> Array:
-    """The numbers of one step, t = 3."""
+    """The numbers of one step, t = 3, for two groups: the second is neither decayed nor as fast."""
     numbers = Hyper(
         lr=1e-2, beta1=0.9, one_minus_beta1=0.1, beta2=0.999, one_minus_beta2=0.001, eps=1e-8,
         weight_decay=0.1, m_correction=1 / (1 - 0.9**3), v_correction=1 / (1 - 0.999**3),
         momentum=0.9, one_minus_dampening=0.8, nesterov=float(nesterov), grad_scale=grad_scale,
     )  # fmt: skip
-    return Array((len(numbers),), given(*numbers))
+    second = numbers._replace(weight_decay=0.0, lr=3e-3)
+    return Array((2, len(numbers)), given(*numbers, *second))
+
+
+def group_runs(n: int) -> Array:
+    """Runs of both groups over ``n`` elements: short ones, and a long one over several tasks."""
+    ends = sorted({min(n, end) for end in (3, 4, 21, n - n // 7, n)})
+    rows = [(start, end, i % 2) for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))]
+    return Array((len(rows), 3), given(*itertools.chain(*rows), dtype=np.int64))
 
 
 def update_cases() -> Iterator[Case]:
@@ -393,7 +401,12 @@ def update_cases() -> Iterator[Case]:
             (50_001, False, 0.5),
         ):
             outs = {name: Array((n,), fill, terms=4) for name, fill in fills.items()}
-            yield Case(op, outs, {"g": Array((n,), normal), "h": hyper(nesterov, grad_scale)})
+            ins = {"g": Array((n,), normal), "h": hyper(nesterov, grad_scale), "groups": group_runs(n)}
+            yield Case(op, outs, ins)
+    for n, share in ((1, 1.0), (7, 0.0), (1003, 0.125), (50_001, 0.001)):
+        p = Array((n,), normal)
+        yield Case("ema_update", {"ema": Array((n,), normal, terms=3)}, {"p": p, "share": Array((1,), given(share))})
+        yield Case("accumulate", {"y": p}, {"x": p})
     for lanes, n in ((1, 1), (5, 1003), (64, 64), (64, 50_001)):
         part = Array((lanes,), lambda rng, shape: np.full(shape, np.nan), terms=0)
         yield Case("norm_lanes", {"part": part}, {"g": Array((n,), normal)}, rtol=1e-12)

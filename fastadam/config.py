@@ -14,10 +14,14 @@ from typing import Any
 
 from fastadam.augment import AUGMENTATIONS, CROP_PIXELS, CUTOUT_PIXELS
 from fastadam.errors import ConfigError
-from fastadam.schedule import SCHEDULES
+from fastadam.recipes import WITH_OPTIMIZER, WITH_SCHEDULE, recipe_of
+from fastadam.schedule import GAMMA, MILESTONES, SCHEDULES
 from fastadam.setting import Kind, Setting, nearest, shown
 
-MODELS = ("mlp", "cnn")
+MODELS = ("mlp", "cnn", "vgg", "resnet20", "resnet32", "resnet44", "resnet56", "resnet50")
+NET_ENDING = ".toml"
+"""What the path of a net ends with; anything else is a name."""
+
 DATA_SETS = ("cifar10", "cifar100", "synthetic")
 """Data sets that have a name; anything else is a path."""
 
@@ -29,7 +33,7 @@ OPTIMIZER_SETTINGS = {
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
 
-DEFAULT_EPOCHS = 10
+RECIPE = "as the model's recipe says"
 DEFAULT_VAL_SIZE = 5000
 
 _MOST = 2**31 - 1  # of anything that is counted
@@ -48,8 +52,8 @@ def _number(default: float | None, help: str, *, metavar: str = "X", **rules: An
     return _setting(default, "number", metavar, help, **rules)
 
 
-def _choice(default: str, choices: tuple[str, ...], help: str) -> Any:
-    return _setting(default, "choice", "|".join(choices), help, choices=choices)
+def _choice(default: str | None, choices: tuple[str, ...], help: str, default_text: str | None = None) -> Any:
+    return _setting(default, "choice", "|".join(choices), help, choices=choices, default_text=default_text)
 
 
 @dataclass(frozen=True)
@@ -67,24 +71,36 @@ class TrainConfig:
         "Folder or tar.gz with CIFAR-10 or CIFAR-100 in the binary version, or the name of a data set.",
         default_text="cifar10 if it is in the cache, else synthetic",
     )
-    model: str = _choice("cnn", MODELS, "Network to train.")
+    model: str = _setting(
+        "cnn",
+        "choice",
+        "NAME|FILE.toml",
+        f"Network to train: {', '.join(MODELS)}, or a file that describes one.",
+        choices=MODELS,
+        ending=NET_ENDING,
+    )
     device: str = _setting("auto", "device", "auto|cpu|cuda|cuda:N", "Where to compute.")
     epochs: int | None = _count(
-        None, "Passes over the training images.", default_text=f"{DEFAULT_EPOCHS}, if --steps is not given"
+        None, "Passes over the training images.", default_text=f"{RECIPE}, if --steps is not given"
     )
     steps: int | None = _count(
         None,
         "Optimizer steps to take, instead of --epochs; the last epoch may be partial.",
         default_text="as --epochs says",
     )
-    batch_size: int = _count(128, "Images a step.")
-    optimizer: str = _choice("adamw", tuple(OPTIMIZER_SETTINGS), "Rule that updates the parameters.")
+    batch_size: int = _count(128, "Images a step; with --accumulate, in each of its batches.")
+    accumulate: int = _count(
+        1, "Batches a step: gradients of N batches are added up before the parameters are updated."
+    )
+    optimizer: str | None = _choice(
+        None, tuple(OPTIMIZER_SETTINGS), "Rule that updates the parameters.", default_text=RECIPE
+    )
     lr: float | None = _number(
         None,
         "Learning rate, the highest of the schedule.",
         low=0,
         low_open=True,
-        default_text="0.001; 0.1 for sgd",
+        default_text=f"{RECIPE}; with another optimizer 0.001, and 0.1 for sgd",
     )
     beta1: float = _number(0.9, "Decay of the mean of gradients (adam, adamw).", low=0, high=1, high_open=True)
     beta2: float = _number(
@@ -93,37 +109,76 @@ class TrainConfig:
     eps: float = _number(1e-8, "Added to the divisor (adam, adamw).", low=0, low_open=True)
     weight_decay: float | None = _number(
         None,
-        "Pull of the parameters towards zero: beside the gradient for adamw, within it for adam and sgd.",
+        "Pull of the weights towards zero: beside the gradient for adamw, within it for adam and sgd. Biases and "
+        "the parameters of batch norms are spared.",
         low=0,
-        default_text="0.01 for adamw; 0",
+        default_text=f"{RECIPE}; with another optimizer 0, and 0.01 for adamw",
     )
-    momentum: float = _number(0.0, "Momentum of sgd.", low=0, high=1, high_open=True)
+    momentum: float | None = _number(
+        None, "Momentum of sgd.", low=0, high=1, high_open=True, default_text=f"{RECIPE}; 0 if it has none"
+    )
     nesterov: bool = _setting(False, "flag", "", "Use Nesterov's momentum (sgd).")
-    schedule: str = _choice("cosine", SCHEDULES, "Course of the learning rate.")
+    schedule: str | None = _choice(None, SCHEDULES, "Course of the learning rate.", default_text=RECIPE)
+    milestones: tuple[float, ...] | None = _setting(
+        None,
+        "numbers",
+        "X,X",
+        "When the schedule step lowers the rate: below 1 a fraction of the run, from 1 on epochs.",
+        low=0,
+        low_open=True,
+        default_text=",".join(f"{x:g}" for x in MILESTONES),
+    )
+    gamma: float = _number(
+        GAMMA, "What the schedule step multiplies the rate with at each milestone.", low=0, low_open=True, high=1
+    )
     warmup: float | None = _number(
         None,
         "Epochs, fractions allowed, during which the learning rate rises to --lr at the start.",
         metavar="EPOCHS",
         low=0,
-        default_text="0; 30 % of the run for onecycle",
+        default_text=f"{RECIPE}; with another schedule 0, and 30 % of the run for onecycle",
     )
-    augment: tuple[str, ...] = _setting(
-        (),
+    augment: tuple[str, ...] | None = _setting(
+        None,
         "list",
         "LIST",
         "Random changes of the training images, separated by commas: flip (left to right), crop (shift by up "
         f"to {CROP_PIXELS} pixels), cutout (blank {CUTOUT_PIXELS} x {CUTOUT_PIXELS}); or none.",
         choices=AUGMENTATIONS,
-        default_text="none",
+        default_text=RECIPE,
     )
-    label_smoothing: float = _number(
-        0.0, "Share of each target spread evenly over all classes.", low=0, high=1, high_open=True
+    label_smoothing: float | None = _number(
+        None,
+        "Share of each target spread evenly over all classes.",
+        low=0,
+        high=1,
+        high_open=True,
+        default_text=RECIPE,
+    )
+    dropout: float | None = _number(
+        None,
+        "Share of the values before the last linear layer (mlp: of every hidden one) set to zero in training.",
+        low=0,
+        high=1,
+        high_open=True,
+        default_text=RECIPE,
     )
     clip_norm: float | None = _number(
         None,
         "Scale gradients down to this norm where theirs is greater.",
         low=0,
         low_open=True,
+        default_text="off",
+    )
+    ema: float | None = _number(
+        None,
+        "Keep an average of the weights with this decay, such as 0.999 (less in the first steps), and validate, "
+        "test and save as best that average, its batch statistics made anew over up to 10,000 training images.",
+        metavar="DECAY",
+        low=0,
+        low_open=True,
+        high=1,
+        high_open=True,
         default_text="off",
     )
     patience: int | None = _count(None, "Stop after N epochs without a better validation accuracy.", default_text="off")
@@ -151,6 +206,13 @@ class TrainConfig:
         None, "Train on N of the images left after validation is set apart.", default_text="all"
     )
     limit_test: int | None = _count(None, "Test on N images.", default_text="all")
+    init: str | None = _setting(
+        None,
+        "text",
+        "CHECKPOINT",
+        "Begin with the weights of a checkpoint or run folder; a last layer for other classes is drawn anew.",
+        default_text="weights drawn from --seed",
+    )
 
     def __post_init__(self) -> None:
         for name, setting in settings().items():
@@ -163,12 +225,32 @@ class TrainConfig:
                 raise ConfigError(f"{name} {error}") from None
         if self.epochs is not None and self.steps is not None:
             raise ConfigError(f"epochs ({self.epochs}) and steps ({self.steps}) exclude each other; give one of them")
-        if self.nesterov and not self.momentum:
-            raise ConfigError("nesterov needs a momentum above 0; give momentum too")
-        own = OPTIMIZER_SETTINGS[self.optimizer]
+        chosen = self._with_recipe()
+        optimizer, schedule = chosen["optimizer"], chosen["schedule"]
+        own = OPTIMIZER_SETTINGS[optimizer]
         for name in (name for names in OPTIMIZER_SETTINGS.values() for name in names):
-            if name not in own and getattr(self, name) != _FIELDS[name].default:
-                raise ConfigError(f"{name} has no meaning for optimizer {self.optimizer}, which takes {', '.join(own)}")
+            if name not in own and self._asks_for(name):
+                raise ConfigError(f"{name} has no meaning for optimizer {optimizer}, which takes {', '.join(own)}")
+        if self.nesterov and not chosen["momentum"]:
+            raise ConfigError("nesterov needs a momentum above 0; give momentum too")
+        for name in ("milestones", "gamma"):
+            if schedule != "step" and self._asks_for(name):
+                raise ConfigError(f"{name} has no meaning for schedule {schedule}; it is the schedule step's")
+
+    def _asks_for(self, name: str) -> bool:
+        """Whether a setting was given that does more than its default."""
+        default = _FIELDS[name].default
+        return getattr(self, name) != default and not (default is None and not getattr(self, name))
+
+    def _with_recipe(self) -> dict[str, Any]:
+        """All settings by name, those left open filled from the model's recipe as far as it goes."""
+        recipe = recipe_of(self.model).settings
+        values = {name: getattr(self, name) for name in _FIELDS}
+        foreign = {"epochs"} if self.steps is not None else set()
+        for choice, names in (("optimizer", WITH_OPTIMIZER), ("schedule", WITH_SCHEDULE)):
+            if values[choice] not in (None, recipe[choice]):
+                foreign.update(names)
+        return values | {name: value for name, value in recipe.items() if values[name] is None and name not in foreign}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
@@ -188,28 +270,32 @@ class TrainConfig:
         }
 
     def resolved(self, *, train_images: int) -> "TrainConfig":
-        """These settings with the defaults that depend on others, or on the training set, worked out.
+        """These settings with the defaults worked out that depend on the model, on others, or on the training set.
 
-        ``warmup`` stays None under a one-cycle schedule (a share of the run, however long), and ``data``
-        becomes absolute if it is a path. ConfigError if validation would leave nothing to train on.
+        What has no meaning with the others stays None: so does ``warmup`` under a one-cycle schedule (a share of
+        the run, however long). Paths become absolute. ConfigError if validation would leave nothing to train on.
         """
         from fastadam.device import cores
         from fastadam.optim import OPTIMIZERS
 
-        optimizer = OPTIMIZERS[self.optimizer]
-        data = self.data
-        if data is not None and data not in DATA_SETS:
-            data = os.path.abspath(os.path.expanduser(data))
-        return dataclasses.replace(
-            self,
-            data=data,
-            epochs=DEFAULT_EPOCHS if self.epochs is None and self.steps is None else self.epochs,
-            lr=optimizer.default_lr if self.lr is None else self.lr,
-            weight_decay=optimizer.default_weight_decay if self.weight_decay is None else self.weight_decay,
-            warmup=0.0 if self.warmup is None and self.schedule != "onecycle" else self.warmup,
-            threads=cores() if self.threads is None else self.threads,
-            val_size=choose_val_size(self.val_size, train_images),
-        )
+        values = self._with_recipe()
+        optimizer, schedule = OPTIMIZERS[values["optimizer"]], values["schedule"]
+        defaults = {
+            "lr": optimizer.default_lr,
+            "weight_decay": optimizer.default_weight_decay,
+            "momentum": 0.0 if optimizer.name == "sgd" else None,
+            "warmup": None if schedule == "onecycle" else 0.0,
+            "milestones": MILESTONES if schedule == "step" else None,
+            "threads": cores(),
+        }
+        values |= {name: value for name, value in defaults.items() if values[name] is None}
+        if values["data"] not in (None, *DATA_SETS):
+            values["data"] = os.path.abspath(os.path.expanduser(values["data"]))
+        if values["init"] is not None:
+            values["init"] = os.path.abspath(os.path.expanduser(values["init"]))
+        if values["model"] not in MODELS:
+            values["model"] = os.path.abspath(os.path.expanduser(values["model"]))
+        return TrainConfig(**values | {"val_size": choose_val_size(self.val_size, train_images)})
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -244,14 +330,23 @@ def choose_val_size(asked: int | None, train_images: int) -> int:
 
 def load_toml(path: Path | str) -> dict[str, Any]:
     """The table in a TOML file; ConfigError names the file, and the line of a syntax error."""
+    return parse_toml(read_toml(path), path)
+
+
+def read_toml(path: Path | str) -> str:
+    """The text of a TOML file, not yet looked at; ConfigError names the file if it cannot be read."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a TOML file: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigError(f"cannot read settings from {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ConfigError(f"cannot read settings from {shown(str(path))}: {error}") from None
+        raise ConfigError(f"cannot read {shown(str(path))}: {error}") from None
+
+
+def parse_toml(text: str, path: Path | str) -> dict[str, Any]:
+    """The table in the text of a TOML file; ConfigError names ``path``, and the line of a syntax error."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

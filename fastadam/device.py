@@ -22,6 +22,9 @@ from fastadam.errors import DeviceError
 ALIGN = 64
 """Bytes: every array of a device starts on a cache line."""
 
+COMPILING = "compiling kernels for this machine; they are kept for the next start ..."
+"""What to say when a compile clock starts."""
+
 _RUNNING = threading.RLock()
 
 LAYERS = "omp tbb workqueue"

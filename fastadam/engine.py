@@ -14,7 +14,7 @@ from fastadam.plan import Plan
 from fastadam.program import Program
 
 MOST_PROGRAMS = 16
-"""Kept at a time, and as many rooms; a run has six, but batches of ever new sizes must not pile up."""
+"""Kept at a time, and as many rooms; a run has eleven at most, but batches of ever new sizes must not pile up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,10 @@ def make_plan(graph: Graph, mode: str, batch: int, feed: Feed, **settings: Any) 
 
 
 class Engine:
-    """Makes, keeps and runs programs. They run one at a time, so they share the largest one's memory."""
+    """Makes, keeps and runs programs. They run one at a time, so they share the largest one's memory.
+
+    arenas   by the names plans have for them; an "EMA" has its running statistics in "EMA.STATE"
+    """
 
     def __init__(self, graph: Graph, device: CpuDevice, arenas: Mapping[str, Arena], mean: Any, std: Any):
         self.graph, self.device, self.arenas, self.mean = graph, device, dict(arenas), mean
@@ -74,47 +77,73 @@ class Engine:
 
     def run(
         self, mode: str, feed: Feed, index: np.ndarray, *, key: tuple[int, int] = (0, 0), momentum: float = 0.0,
-        hyper: np.ndarray | None = None, **settings: Any,
+        total: int | None = None, hyper: np.ndarray | None = None, share: float = 0.0, averaged: bool = False,
+        **settings: Any,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Run the program of a mode on the images ``index`` of a feed; returns copies of its outputs.
 
         key        seed and epoch, which decide augmentation and dropout
         momentum   of the running statistics; 0 leaves them as they are
-        hyper      the numbers of an update, for plans that have one
-        The loss is the mean over the batch. One program runs at a time, whatever Python thread asks.
+        total      images of the whole step, the loss being divided by them; those of ``index`` if None
+        hyper      the numbers of an update by group of parameters, for plans that have one
+        share      of the new parameters in their average, for plans that follow them
+        averaged   whether to compute with the averaged parameters and their own running statistics
+        The loss is the mean over the batch, or its part of that over the whole step. One program runs at a
+        time, whatever Python thread asks.
         """
+        inputs = {"index": index, "step": (1 / (total or len(index)), momentum), "key": key, "share": share}
+        if hyper is not None:
+            inputs["h"] = hyper
         with self.device.running():
-            program = self._program(mode, len(index), feed, settings)
-            program.inputs["index"][...] = index
-            program.inputs["step"][...] = 1 / len(index), momentum
-            if "key" in program.inputs:
-                program.inputs["key"][...] = key
-            if hyper is not None:
-                program.inputs["h"][...] = hyper
+            program = self._program(mode, len(index), feed, averaged, settings)
+            for name in inputs.keys() & program.inputs.keys():
+                program.inputs[name][...] = inputs[name]
             program.run()
             return {name: np.array(array) for name, array in program.outputs.items()}
 
     def evaluate(
-        self, feed: Feed, index: np.ndarray, batch_size: int, between: Callable[[], None] = lambda: None
-    ) -> Evaluation:
+        self, feed: Feed, index: np.ndarray, batch_size: int, between: Callable[[], None] = lambda: None,
+        averaged: bool = False,
+    ) -> Evaluation:  # fmt: skip
         """Loss and accuracy over the images ``index`` of a feed; ``between`` is called before each batch."""
         loss = right = 0.0
         for start in range(0, len(index), batch_size):
             between()
             part = index[start : start + batch_size]
-            batch_loss, batch_right = self.run("infer", feed, part)["loss"]
+            batch_loss, batch_right = self.run("infer", feed, part, averaged=averaged)["loss"]
             loss, right = loss + float(batch_loss) * len(part), right + float(batch_right)
         return Evaluation(loss / len(index), right / len(index))
 
-    def _program(self, mode: str, batch: int, feed: Feed, settings: Mapping[str, Any]) -> Program:
-        key = (mode, batch, feed, *sorted(settings.items()))
+    def restate(
+        self, feed: Feed, index: np.ndarray, batch_size: int, between: Callable[[], None] = lambda: None
+    ) -> None:
+        """Give the averaged parameters running statistics of their own, those over the images ``index`` of a feed.
+
+        They become means over the batches of what a batch norm in training mode finds in each, a smaller one
+        counting less; images are not augmented. Izmailov et al. 2018, section 3.2, who average weights too.
+        """
+        if not self.graph.state():
+            return
+        self.arenas["EMA.STATE"].flat[:] = 0  # so that the same comes out whatever was there
+        seen = 0
+        for start in range(0, len(index), batch_size):
+            between()
+            part = index[start : start + batch_size]
+            seen += len(part)
+            self.run("stats", feed, part, momentum=len(part) / seen, averaged=True)
+
+    def _program(self, mode: str, batch: int, feed: Feed, averaged: bool, settings: Mapping[str, Any]) -> Program:
+        key = (mode, batch, feed, averaged, *sorted(settings.items()))
         if key not in self._programs:
             plan = make_plan(self.graph, mode, batch, feed, **settings)
             self.reserve(plan.memory)
             self.device.reserve(plan.calls)
             _make_place(self._programs)
             inputs = {"images": feed.images, "labels": feed.labels, **self._constants}
-            self._programs[key] = Program(plan, self.device.ops, self.arenas, memory=self._block, inputs=inputs)
+            arenas = self.arenas
+            if averaged:
+                arenas = arenas | {"PARAM": arenas["EMA"], "STATE": arenas["EMA.STATE"]}
+            self._programs[key] = Program(plan, self.device.ops, arenas, memory=self._block, inputs=inputs)
         program = self._programs[key] = self._programs.pop(key)
         return program
 

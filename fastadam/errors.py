@@ -33,6 +33,16 @@ class RunError(FastAdamError):
     """A run folder that is missing, in use, or not a run."""
 
 
+class MissingExtraError(FastAdamError):
+    """A package that only an extra of fastadam brings along."""
+
+    def __init__(self, purpose: str, package: str, extra: str):
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed; python -m pip install {package} "
+            f"(or install fastadam with its extra `{extra}`)"
+        )
+
+
 class OutOfMemoryError(FastAdamError):
     """A memory plan that does not fit the machine."""
 

@@ -76,13 +76,21 @@ _REQUIRED = {
 _OPTIONAL = {"dropout": ("per",)}
 
 
+class GraphError(ValueError):
+    """A node that cannot be: ``node`` is its name, the text says what was expected and what was found."""
+
+    def __init__(self, node: str, text: str) -> None:
+        super().__init__(f"{node}: {text}")
+        self.node, self.text = node, text
+
+
 class Graph:
     """A network: nodes in the order they are computed; the last one gives the logits.
 
     Attributes: ``nodes``; ``shapes`` {node name: shape of one sample}; ``params`` in the order of the
     public state dict; ``output``, the name of the last node; ``input_shape`` (H, W, C); ``classes``.
 
-    Raises ``ValueError``, naming the node and what was expected, for anything that cannot be planned:
+    Raises ``GraphError``, a ``ValueError``, for anything that cannot be planned:
     unknown operations or attributes, names used twice or before they are made, shapes that do not
     fit, an output that is not a vector, a node whose value never reaches the output.
     """
@@ -102,9 +110,10 @@ class Graph:
         self.output = self.nodes[-1].name
         self.input_shape = self.shapes[self.nodes[0].name]
         if len(self.shapes[self.output]) != 1:
-            raise ValueError(
-                f"{self.output}: the output must be a vector of classes, "
-                f"its shape is {self.shapes[self.output]}; end with a linear node"
+            raise GraphError(
+                self.output,
+                "the output must be a vector of classes, "
+                f"its shape is {self.shapes[self.output]}; end with a linear node",
             )
         (self.classes,) = self.shapes[self.output]
         self._check_reach()
@@ -120,25 +129,25 @@ class Graph:
     def _check_place(self, node: Node) -> None:
         """A node is new and reads what earlier nodes made."""
         if node.name in self.shapes:
-            raise ValueError(f"{node.name}: two nodes have this name")
+            raise GraphError(node.name, "two nodes have this name")
         if node.op == "input" and self.shapes:
-            raise ValueError(f"{node.name}: a graph has one input, its first node")
+            raise GraphError(node.name, "a graph has one input, its first node")
         for name in node.inputs:
             if name not in self.shapes:
-                raise ValueError(f"{node.name}: reads {name!r}, which no earlier node makes")
+                raise GraphError(node.name, f"reads {name!r}, which no earlier node makes")
 
     def _check_reach(self) -> None:
         reached = {self.output}
         for node in reversed(self.nodes):
             if node.name not in reached:
-                raise ValueError(f"{node.name}: its value does not reach the output {self.output}")
+                raise GraphError(node.name, f"its value does not reach the output {self.output}")
             reached.update(node.inputs)
 
 
 def infer_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     """The shape of a node's value for one sample, from the shapes of its inputs; checks the node.
 
-    Raises ``ValueError`` naming the node if operation, attributes or shapes do not fit.
+    Raises ``GraphError`` if operation, attributes or shapes do not fit.
     """
     _check_node(node, len(shapes))
     attrs, op = node.attrs, node.op
@@ -146,27 +155,26 @@ def infer_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
         return tuple(attrs["shape"])
     x = tuple(shapes[0])
     if op in ("conv", "maxpool", "avgpool") and len(x) != 3:
-        raise ValueError(f"{node.name}: {op} expects (H, W, C), {node.inputs[0]} has shape {x}")
+        raise GraphError(node.name, f"{op} expects (H, W, C), {node.inputs[0]} has shape {x}")
     if op == "conv":
         H, W = ((n + 2 * attrs["pad"] - attrs["kernel"]) // attrs["stride"] + 1 for n in x[:2])
         if min(H, W) < 1:
-            raise ValueError(
-                f"{node.name}: a kernel of {attrs['kernel']} does not fit {node.inputs[0]} "
-                f"of shape {x} padded by {attrs['pad']}"
+            raise GraphError(
+                node.name,
+                f"a kernel of {attrs['kernel']} does not fit {node.inputs[0]} of shape {x} padded by {attrs['pad']}",
             )
         return (H, W, attrs["out"])
     if op == "linear":
         return (attrs["out"],)
     if op == "maxpool":
         if min(x[:2]) < 2:
-            raise ValueError(f"{node.name}: {node.inputs[0]} of shape {x} is too small to pool by 2")
+            raise GraphError(node.name, f"{node.inputs[0]} of shape {x} is too small to pool by 2")
         return (x[0] // 2, x[1] // 2, x[2])
     if op == "avgpool":
         return (x[2],)
     if op == "add" and x != tuple(shapes[1]):
-        raise ValueError(
-            f"{node.name}: add expects equal shapes, {node.inputs[0]} has {x} "
-            f"and {node.inputs[1]} has {tuple(shapes[1])}"
+        raise GraphError(
+            node.name, f"add expects equal shapes, {node.inputs[0]} has {x} and {node.inputs[1]} has {tuple(shapes[1])}"
         )
     return x
 
@@ -192,20 +200,20 @@ def node_params(node: Node, shapes: Sequence[Shape]) -> list[Param]:
 def _check_node(node: Node, inputs: int) -> None:
     """Operation, number of inputs, names and values of the attributes."""
     if node.op not in INPUTS:
-        raise ValueError(f"{node.name}: no operation {node.op!r}; there are {', '.join(INPUTS)}")
+        raise GraphError(node.name, f"no operation {node.op!r}; there are {', '.join(INPUTS)}")
     if inputs != INPUTS[node.op]:
-        raise ValueError(f"{node.name}: {node.op} reads {INPUTS[node.op]} values, {inputs} were given")
+        raise GraphError(node.name, f"{node.op} reads {INPUTS[node.op]} values, {inputs} were given")
     required, optional = _REQUIRED.get(node.op, ()), _OPTIONAL.get(node.op, ())
     for key in required:
         if key not in node.attrs:
-            raise ValueError(f"{node.name}: {node.op} needs the attribute {key!r}")
+            raise GraphError(node.name, f"{node.op} needs the attribute {key!r}")
     for key, value in node.attrs.items():
         if key not in required + optional:
             known = ", ".join(required + optional) or "none"
-            raise ValueError(f"{node.name}: {node.op} has no attribute {key!r}; there are: {known}")
+            raise GraphError(node.name, f"{node.op} has no attribute {key!r}; there are: {known}")
         expected = _expectation(key, value)
         if expected:
-            raise ValueError(f"{node.name}: {key} must be {expected}, it is {value!r}")
+            raise GraphError(node.name, f"{key} must be {expected}, it is {value!r}")
 
 
 def _expectation(key: str, value: Any) -> str:

@@ -5,24 +5,34 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from fastadam import models
-from fastadam.augment import Augment
+from fastadam.budget import MemoryPlan
 from fastadam.config import DEFAULT_VAL_SIZE, OPTIMIZER_SETTINGS, TrainConfig
 from fastadam.data import Dataset, channel_statistics, find_default, limit, load, split
 from fastadam.device import get_device
 from fastadam.engine import Feed, make_plan
-from fastadam.errors import ConfigError, OutOfMemoryError
+from fastadam.errors import ConfigError
 from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.plan import Plan
-from fastadam.trainer import Fit, Trainer
+from fastadam.schedule import MILESTONES
+from fastadam.trainer import STATISTICS_IMAGES, Fit, Trainer, parts_of, plan_settings, training_settings
+from fastadam.transfer import load_weights
+from fastadam.units import human_bytes
 
-FREE_SETTINGS = ("data", "device", "threads", "epochs", "steps", "patience", "target_accuracy")
+FREE_SETTINGS = ("data", "init", "device", "threads", "epochs", "steps", "patience", "target_accuracy")
 """Settings that may differ between the parts of a run: the others decide its bits."""
+
+DECAY = "weights"
+"""What a run's weight decay is for: not biases and the parameters of norms."""
+
+_OF_TRAINER = (
+    "batch_size", "accumulate", "schedule", "warmup", "gamma", "augment", "label_smoothing", "clip_norm", "ema",
+    "seed", "device", "threads",
+)  # fmt: skip
 
 
 class Reporter(Protocol):
@@ -41,29 +51,6 @@ class Silent:
     def begin_epoch(self, epoch: int, steps: int, done: int) -> None: ...
     def step(self, loss: float) -> None: ...
     def end_epoch(self, record: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """What a run will take: rows of (what, bytes), and the plan of the largest training step by layer."""
-
-    rows: list[tuple[str, int]]
-    step: Plan
-
-    @property
-    def total_bytes(self) -> int:
-        """All rows together."""
-        return sum(size for _, size in self.rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as JSON."""
-        return {
-            "rows": [{"name": name, "bytes": size} for name, size in self.rows],
-            "total_bytes": self.total_bytes,
-            "layers": [row._asdict() for row in self.step.table()],
-            "calls": len(self.step.calls),
-            "flops": self.step.flops,
-        }
 
 
 class Job:
@@ -89,78 +76,63 @@ class Job:
         self.test = np.arange(len(data.test_labels))
         if config.limit_test is not None:
             self.test = limit(self.test, data.test_labels, config.limit_test, config.seed)
-        if config.batch_size > len(self.train):
+        if config.batch_size * config.accumulate > len(self.train):
+            times, fewer = (f"{config.accumulate} times ", " or --accumulate") if config.accumulate > 1 else ("", "")
             raise ConfigError(
-                f"batch size {config.batch_size:,} is larger than the {len(self.train):,} training images; "
-                "use a smaller --batch-size"
+                f"{times}batch size {config.batch_size:,} is larger than the {len(self.train):,} training images; "
+                f"use a smaller --batch-size{fewer}"
             )
         self.feed = Feed(data.train_images, data.train_labels)
         high, wide = data.train_images.shape[2:]
         self._shape = (high, wide, data.train_images.shape[1])
 
     def plans(self) -> list[Plan]:
-        """The plans of every batch size of training, validation and test."""
-        graph, batch = models.MODELS[self.config.model](len(self.data.classes), self._shape), self.config.batch_size
-        train = {
-            "augment": Augment.named(self.config.augment),
-            "smoothing": self.config.label_smoothing,
-            "update": self.config.optimizer,
-            "clip_norm": self.config.clip_norm,
-        }
-        plans = [make_plan(graph, "train", size, self.feed, **train) for size in _sizes(len(self.train), batch)]
-        sizes = {size for index in (self.val, self.test) for size in _sizes(len(index), batch)}
-        return plans + [make_plan(graph, "infer", size, self.feed) for size in sorted(sizes)]
+        """The plans of every batch size of training, validation and test; a whole training step's comes first."""
+        config, batch = self.config, self.config.batch_size
+        graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
+        names = ("optimizer", "augment", "label_smoothing", "clip_norm", "ema")
+        settings = training_settings(**{name: getattr(config, name) for name in names}, decay=DECAY)
+        plans = [
+            make_plan(graph, "train", size, self.feed, **plan_settings(settings, part))
+            for part, size in _parts(len(self.train), batch, config.accumulate)
+        ]
+        if config.ema is not None and graph.state():
+            sizes = _sizes(min(len(self.train), STATISTICS_IMAGES), batch)
+            plans += [make_plan(graph, "stats", size, self.feed) for size in sizes]
+        tested = {size for index in (self.val, self.test) for size in _sizes(len(index), batch)}
+        return plans + [make_plan(graph, "infer", size, self.feed) for size in sorted(tested)]
 
     def memory(self, plans: Sequence[Plan]) -> MemoryPlan:
         """What a run with these plans takes beside the interpreter."""
-        step, data = plans[0], self.data
-        arenas = step.arena_bytes
-        kept = sum(size for name, size in arenas.items() if name != "GRAD")
+        data = self.data
         arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
         return MemoryPlan(
-            [
-                ("data set", sum(array.nbytes for array in arrays)),
-                ("parameters, gradients, moments", sum(arenas.values())),
-                ("activations and their gradients", max(plan.memory for plan in plans)),
-                ("scratch of the kernels", self.device.workspace(call for plan in plans for call in plan.calls)),
-                ("a checkpoint while it is written", 2 * kept),
-            ],
-            step,
+            plans,
+            data_bytes=sum(array.nbytes for array in arrays),
+            free_bytes=self.device.available_memory(),
+            scratch=self.device.workspace,
         )
 
-    def fit(self) -> Fit:
-        """A trainer with a fresh model at the start of its course.
+    def fit(self, *, begin: bool = True) -> Fit:
+        """A trainer with a fresh model at the start of its course, with the weights of ``init`` if it is to begin.
 
         OutOfMemoryError, before anything but the data set is taken, if the machine has too little memory.
         """
         config, plans = self.config, self.plans()
         memory = self.memory(plans)
-        needed, free = memory.total_bytes - memory.rows[0][1], self.device.available_memory()
-        if needed > free:
-            raise OutOfMemoryError(
-                f"this run needs {needed / 1e9:.2f} GB of memory and {free / 1e9:.2f} GB are free; "
-                f"use a --batch-size below {config.batch_size} (--dry-run shows what takes how much)"
-            )
+        memory.check()
         self.notes.append(
-            f"{config.model}: {sum(row.parameters for row in memory.step.table()):,} parameters, "
-            f"{memory.total_bytes / 1e6:,.0f} MB of memory, {memory.step.flops / 1e9:,.1f} GFLOP a step"
+            f"{models.title(config.model)}: {memory.parameters:,} parameters, "
+            f"{human_bytes(memory.total_bytes)} of memory, {memory.step.flops / 1e9:,.1f} GFLOP a step"
         )
-        model = models.build(config.model, len(self.data.classes), config.seed, self._shape)
+        model = models.build(config.model, len(self.data.classes), config.seed, self._shape, config.dropout or 0.0)
         model.classes = self.data.classes
         model.set_normalization(*channel_statistics(self.data.train_images, self.train))
-        trainer = Trainer(
-            model,
-            _optimizer(config),
-            batch_size=config.batch_size,
-            schedule=config.schedule,
-            warmup=config.warmup,
-            augment=config.augment,
-            label_smoothing=config.label_smoothing,
-            clip_norm=config.clip_norm,
-            seed=config.seed,
-            device=config.device,
-            threads=config.threads,
-        )
+        if begin and config.init is not None:
+            self.notes += load_weights(model, config.init)
+        given = {name: getattr(config, name) for name in _OF_TRAINER}
+        milestones = config.milestones or MILESTONES
+        trainer = Trainer(model, _optimizer(config), milestones=milestones, decay=DECAY, **given)
         trainer.engine().reserve(max(plan.memory for plan in plans))
         return Fit(trainer, self.feed, self.train, self.val, config.epochs, config.steps)
 
@@ -179,13 +151,30 @@ class Job:
         for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
             crc = zlib.crc32(array.reshape(-1).data, crc)
         settings = {name: value for name, value in self.config.to_dict().items() if name not in FREE_SETTINGS}
+        if models.is_file(self.config.model):  # what is in the file, wherever it lies
+            spec = models.spec_of(self.config.model, len(self.data.classes), self._shape, self.config.dropout or 0.0)
+            settings["model"] = {"name": spec["name"], "net": spec["net"]}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return {"data": data.name, "crc32": crc, "settings": digest}
 
 
 def _optimizer(config: TrainConfig) -> Optimizer:
-    own = {name: getattr(config, name) for name in ("lr", "weight_decay", *OPTIMIZER_SETTINGS[config.optimizer])}
-    return OPTIMIZERS[config.optimizer](None, **own)
+    kind = OPTIMIZERS[str(config.optimizer)]
+    names = ("lr", "weight_decay", *OPTIMIZER_SETTINGS[kind.name])
+    return kind(None, **{name: getattr(config, name) for name in names})
+
+
+def _parts(count: int, batch: int, accumulate: int) -> list[tuple[str | None, int]]:
+    """(part of a step, images) of every micro-batch that ``count`` images fall into, each once.
+
+    The largest come first, and of those one with an update.
+    """
+    parts: set[tuple[str | None, int]] = set()
+    for images in {batch * accumulate, count % (batch * accumulate)}:
+        sizes = [min(batch, images - start) for start in range(0, images, batch)]
+        if sizes:
+            parts.update(zip(parts_of(len(sizes)), sizes, strict=True))
+    return sorted(parts, key=lambda part: (-part[1], part[0] in ("first", "next"), part[0] or ""))
 
 
 def _sizes(count: int, batch: int) -> list[int]:

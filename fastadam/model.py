@@ -9,13 +9,15 @@ import numpy as np
 
 from fastadam import checkpoint
 from fastadam.arena import Arena
-from fastadam.device import get_device
+from fastadam.device import CpuDevice, get_device
 from fastadam.draws import keys
 from fastadam.engine import Engine
-from fastadam.graph import Graph, Param
+from fastadam.graph import Graph
 from fastadam.layout import to_kernel, to_public
 
 PREDICT_BATCH = 256
+
+_DRAWS = 1 << 20  # random numbers drawn at a time, so that a large layer needs little room beside itself
 
 
 class Model:
@@ -35,31 +37,36 @@ class Model:
         self.mean, self.std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
         self.classes = tuple(classes or map(str, range(graph.classes)))
         self._engine: Engine | None = None
+        self._device: CpuDevice | None = None
 
     def initialize(self, seed: int) -> None:
         """Draw fresh parameters; each number is a function of the seed, the parameter's place and its own.
 
-        Weights and biases of convolutions and linear layers are uniform within 1 / sqrt(fan in), which is
-        PyTorch's default (He et al. 2015 with a = sqrt 5); batch norms begin as the identity.
+        conv without bias     normal with variance 2 / fan out: He et al. 2015, section 2.2, backward case, as
+                              torchvision initialises ResNets and VGGs; a batch norm or an addition follows
+        conv with, linear     weights and biases uniform within 1 / sqrt(fan in), PyTorch's default
+        batch norm            the identity: weight 1, bias 0, running mean 0 and variance 1
         """
         views = {**self.parameters.views, **self.state.views}
-        fan_in = 1
+        owners = {node.name: node for node in self.graph.nodes}
+        bound = 0.0
         for place, param in enumerate(self.graph.params):
-            view, kind = views[param.name], param.name.rpartition(".")[2]
+            flat = views[param.name].reshape(-1)
+            owner, _, kind = param.name.rpartition(".")
+            node = owners[owner]
+            if node.op == "bn":
+                flat[:] = kind in ("weight", "running_var")
+                continue
             if param.kind in ("conv", "linear"):
-                fan_in = math.prod(param.shape[:3]) if param.kind == "conv" else param.shape[1]
-            if kind == "running_mean" or (kind == "bias" and self._is_norm(param)):
-                view[...] = 0
-            elif kind == "running_var" or self._is_norm(param):
-                view[...] = 1
-            else:
-                bound = 1 / math.sqrt(fan_in)
-                draws = keys(seed, place, np.arange(view.size)) >> np.uint64(40)  # 24 bits
-                view[...] = ((draws / 2.0**23 - 1) * bound).reshape(view.shape)
-
-    def _is_norm(self, param: Param) -> bool:
-        owner = param.name.rpartition(".")[0]
-        return any(node.name == owner and node.op == "bn" for node in self.graph.nodes)
+                bound = 1 / math.sqrt(math.prod(param.shape[:3]) if param.kind == "conv" else param.shape[1])
+            for start in range(0, flat.size, _DRAWS):
+                part = flat[start : start + _DRAWS]
+                draws = keys(seed, place, np.arange(start, start + part.size))
+                if node.op == "conv" and not node.attrs["bias"]:
+                    fan_out = node.attrs["kernel"] ** 2 * node.attrs["out"]
+                    part[:] = _normal(draws) * math.sqrt(2 / fan_out)
+                else:
+                    part[:] = ((draws >> np.uint64(40)) / 2.0**23 - 1) * bound  # 24 bits
 
     # Parameters by name ---------------------------------------------------------------------------------
 
@@ -108,6 +115,14 @@ class Model:
 
     # Use ------------------------------------------------------------------------------------------------
 
+    def to(self, device: str = "auto", threads: int | None = None) -> "Model":
+        """Predict on this device and with so many CPU threads from now on; returns the model itself.
+
+        A ``Trainer`` has a device of its own.
+        """
+        self._device, self._engine = get_device(device, threads), None
+        return self
+
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The most probable class of each image, (N,) int64; images as ``predict_proba`` takes them."""
         return self.logits(images).argmax(1)
@@ -147,8 +162,14 @@ class Model:
     def _own_engine(self) -> Engine:
         if self._engine is None or self._engine.mean is not self.mean:
             arenas = {"PARAM": self.parameters, "STATE": self.state, "GRAD": Arena(self.graph.trained())}
-            self._engine = Engine(self.graph, get_device("cpu"), arenas, self.mean, self.std)
+            self._engine = Engine(self.graph, self._device or get_device("cpu"), arenas, self.mean, self.std)
         return self._engine
+
+
+def _normal(draws: np.ndarray) -> np.ndarray:
+    """Standard normal numbers (n,) float64 from as many uniform 64-bit ones: Box and Muller 1958, equation 2."""
+    radius = np.sqrt(-2 * np.log(((draws >> np.uint64(32)) + 1.0) / 2.0**32))
+    return radius * np.cos((draws & np.uint64(0xFFFFFFFF)) * (2 * math.pi / 2.0**32))
 
 
 def check_images(images: np.ndarray, graph: Graph) -> np.ndarray:
@@ -156,9 +177,17 @@ def check_images(images: np.ndarray, graph: Graph) -> np.ndarray:
     images = np.asarray(images)
     high, wide, channels = graph.input_shape
     if images.ndim != 4 or images.shape[1:] != (channels, high, wide) or not len(images):
-        raise ValueError(f"images must have the shape (N, {channels}, {high}, {wide}), they have {images.shape}")
+        hint = ""
+        if images.shape == (channels, high, wide):
+            hint = "; give one image as image[None]"
+        elif images.shape[1:] == (high, wide, channels):
+            hint = "; give images.transpose(0, 3, 1, 2)"
+        raise ValueError(f"images must have the shape (N, {channels}, {high}, {wide}), they have {images.shape}{hint}")
     if images.dtype not in (np.uint8, np.float32):
-        raise ValueError(f"images must be uint8, or float32 already normalised, they are {images.dtype}")
+        raise ValueError(
+            "images must be uint8 pixels, or float32 already normalised by the model's mean and std, "
+            f"they are {images.dtype}"
+        )
     return np.ascontiguousarray(images)
 
 

@@ -1,67 +1,81 @@
-"""The networks by name. A model here is only a graph; ``build`` gives it parameters."""
+"""Networks by name or from a file, with parameters: fresh, or from a checkpoint."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fastadam import checkpoint
+from fastadam import checkpoint, netfile
+from fastadam.architectures import CIFAR_SHAPE, MODELS
+from fastadam.config import NET_ENDING
 from fastadam.errors import CheckpointError, ConfigError
-from fastadam.graph import Graph, Node, Shape
+from fastadam.graph import Graph, Shape
 from fastadam.model import Model
-
-CIFAR_SHAPE = (32, 32, 3)
-"""Height, width, channels."""
+from fastadam.setting import nearest
 
 
-class _Chain:
-    """Nodes in a row, each reading the one before."""
+def build(
+    name: str | Path, classes: int = 10, seed: int = 0, shape: Shape = CIFAR_SHAPE, dropout: float = 0.0
+) -> Model:
+    """A model with fresh parameters drawn from ``seed``, on the CPU.
 
-    def __init__(self, shape: Shape):
-        self.nodes = [Node("input", "input", (), {"shape": tuple(shape)})]
+    name      one of ``fastadam.architectures.MODELS``, or the path of a TOML file (``fastadam.netfile``)
+    shape     (H, W, C) of its images
+    dropout   probability that a value is dropped, at the places the network has for it
 
-    def add(self, op: str, name: str, **attrs: object) -> "_Chain":
-        self.nodes.append(Node(op, name, (self.nodes[-1].name,), attrs))
-        return self
-
-    def linear(self, name: str, out: int) -> "_Chain":
-        return self.add("linear", name, out=out, bias=True)
-
-    def conv(self, name: str, out: int) -> "_Chain":
-        return self.add("conv", name, out=out, kernel=3, stride=1, pad=1, bias=True)
-
-
-def mlp(classes: int = 10, shape: Shape = CIFAR_SHAPE, hidden: Sequence[int] = (512, 512)) -> Graph:
-    """A multilayer perceptron: ``fc1``, ``fc2``, ... with ReLU, then ``fc``."""
-    chain = _Chain(shape)
-    for i, width in enumerate(hidden, 1):
-        chain.linear(f"fc{i}", width).add("relu", f"relu{i}")
-    return Graph(chain.linear("fc", classes).nodes)
-
-
-def cnn(classes: int = 10, shape: Shape = CIFAR_SHAPE, width: int = 32, hidden: int = 256) -> Graph:
-    """A small convolutional network: two 3x3 convolutions and a pool, twice, then ``fc1`` and ``fc``."""
-    chain = _Chain(shape)
-    for i, out in enumerate((width, width, 2 * width, 2 * width), 1):
-        chain.conv(f"conv{i}", out).add("relu", f"relu{i}")
-        if i % 2 == 0:
-            chain.add("maxpool", f"pool{i // 2}")
-    chain.linear("fc1", hidden).add("relu", "relu5")
-    return Graph(chain.linear("fc", classes).nodes)
-
-
-MODELS: dict[str, Callable[..., Graph]] = {"mlp": mlp, "cnn": cnn}
-"""Graph builders by name."""
-
-
-def build(name: str, classes: int = 10, seed: int = 0, shape: Shape = CIFAR_SHAPE) -> Model:
-    """The model called ``name`` with fresh parameters drawn from ``seed``, on the CPU.
-
-    Raises ConfigError for a name that is not in ``MODELS``.
+    ConfigError for a name that is not known or a file that does not describe a network for such images.
     """
-    if name not in MODELS:
-        raise ConfigError(f"no model is called {name!r}; use one of {', '.join(MODELS)}")
-    model = Model(MODELS[name](classes, tuple(shape)), {"name": name, "classes": classes, "shape": list(shape)})
+    spec = spec_of(name, classes, shape, dropout)
+    model = Model(graph_of_spec(spec, str(name)), spec)
     model.initialize(seed)
     return model
+
+
+def graph_of(name: str | Path, classes: int = 10, shape: Shape = CIFAR_SHAPE, dropout: float = 0.0) -> Graph:
+    """The graph of the model that ``build`` makes of the same arguments."""
+    if is_file(name):
+        return netfile.load(_expanded(name)).graph(classes, tuple(shape), dropout)
+    return graph_of_spec(spec_of(name, classes, shape, dropout), str(name))
+
+
+def spec_of(name: str | Path, classes: int, shape: Shape, dropout: float = 0.0) -> dict[str, Any]:
+    """What a checkpoint says of a model: all that its graph depends on, the net of a file included."""
+    spec: dict[str, Any] = {"name": str(name), "classes": classes, "shape": list(shape)}
+    if dropout:
+        spec["dropout"] = dropout
+    if is_file(name):
+        net = netfile.load(_expanded(name))
+        net.graph(classes, tuple(shape), dropout)  # its errors name lines, which a spec no longer has
+        spec |= {"name": net.name, "net": net.to_dict()}
+    return spec
+
+
+def graph_of_spec(spec: Mapping[str, Any], source: str) -> Graph:
+    """The graph of a spec; ``source`` says in messages where it comes from. ConfigError if there can be none."""
+    name, classes, shape = spec["name"], int(spec["classes"]), tuple(spec["shape"])
+    dropout = float(spec.get("dropout", 0.0))
+    if "net" in spec:
+        return netfile.Net.from_dict(spec["net"], name, source).graph(classes, shape, dropout)
+    if name not in MODELS:
+        raise ConfigError(
+            f"no model is called {name!r}; use one of {', '.join(MODELS)} or a file that ends in {NET_ENDING}"
+            f"{nearest(name, MODELS)}"
+        )
+    return MODELS[name](classes, shape, dropout)
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether ``name`` stands for a TOML file, not for a model with a name."""
+    return isinstance(name, Path) or name.endswith(NET_ENDING)
+
+
+def title(name: str | Path) -> str:
+    """What a model is called in logs and summaries: its name, that of the net for a file."""
+    return netfile.load(_expanded(name)).name if is_file(name) else str(name)
+
+
+def _expanded(name: str | Path) -> str:
+    return os.path.expanduser(name)
 
 
 def load(path: str | Path) -> Model:
@@ -78,7 +92,7 @@ def from_checkpoint(content: checkpoint.Checkpoint, path: Path) -> Model:
     metadata = content.metadata
     try:
         spec = metadata["model"]
-        model = build(spec["name"], int(spec["classes"]), shape=tuple(spec["shape"]))
+        model = Model(graph_of_spec(spec, str(path)), spec)
         names = [param.name for param in model.graph.params]
         model.load_state_dict({name: content.tensors[name] for name in names})
         model.set_normalization(metadata["mean"], metadata["std"])

@@ -60,6 +60,12 @@ class Optimizer(ABC):
         ``lr``, from a schedule, stands in for the optimiser's own.
         """
 
+    def groups(self, t: int, lr: float | None = None) -> np.ndarray:
+        """``hyper`` for parameters that decay, and for those that do not: (2, fields) float32."""
+        h = np.stack([self.hyper(t, lr)] * 2)
+        h[1, rules.WEIGHT_DECAY] = 0
+        return h
+
     def step(self, grads: Mapping[str, np.ndarray]) -> None:
         """One update of all parameters by ``grads``, which has their names, shapes and dtype.
 
@@ -78,11 +84,12 @@ class Optimizer(ABC):
         device = get_device("cpu")
         update = getattr(device.ops, f"{self.name}_update")
         self.t += 1
-        h = self.hyper(self.t)
+        h = self.hyper(self.t)[None]
         with device.running():
             for name, p in self.params.items():
                 moments = (self.moments[moment][name].reshape(-1) for moment in self.moment_names)
-                update(p.reshape(-1), *moments, grads[name].reshape(-1), h)
+                whole = np.array([[0, p.size, 0]])
+                update(p.reshape(-1), *moments, grads[name].reshape(-1), h, whole)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{key}={value:g}" for key, value in self.settings().items())

@@ -8,7 +8,7 @@ from fastadam.arena import segment_table
 from fastadam.calls import Slot
 from fastadam.graph import Graph, Shape
 from fastadam.memory import Lifetimes, lifetimes, place
-from fastadam.planner import MOMENTS, Augmentation, Planner
+from fastadam.planner import DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups
 
 MODES = ("train", "stats", "infer")
 SOURCES = ("uint8", "float32")
@@ -35,14 +35,20 @@ class Plan:
     image_count    T, the length of the INPUT images and labels; the batch if not given.
     augment        flip, crop and cutout of a uint8 batch, or None; not for inference.
     smoothing      of the labels, 0 to 1.      eps  of every batch norm.
-    update         None (gradients only), "adam", "adamw" or "sgd": over the flat arenas and INPUT h.
+    update         None (gradients only), "adam", "adamw" or "sgd": over the flat arenas and INPUT h,
+                   a row of ``rules.Hyper`` for parameters that decay and one for those that do not.
+    decay          "weights": of convolutions and linear layers, not biases and norms; "all" of them.
     clip_norm      largest norm of the whole gradient, or None.
+    part           None: a whole step. "first", "next", "last": one micro-batch of a step; gradients add
+                   up in the arena SUM, and only the last has an update.
+    ema            whether the arena EMA follows the parameters after the update, by INPUT share.
 
     ``loss`` (2,) is the sum over the batch of loss * loss_scale, and the number right.
 
     Attributes: ``calls``, a tuple of ``Call``; ``slots``, every slot once, in order of use; ``lifetimes``
     and ``layout`` of planned memory, of which ``memory`` bytes are needed; ``flops`` and ``bytes`` of all
-    calls; ``arena_bytes`` {arena: bytes} that binding will ask for; ``table()``, rows by layer.
+    calls; ``arena_bytes`` {arena: bytes} that binding will ask for; ``groups``, runs (start, end, row of h)
+    of the update; ``table()``, rows by layer.
     """
 
     def __init__(
@@ -58,10 +64,16 @@ class Plan:
         eps: float = 1e-5,
         update: str | None = None,
         clip_norm: float | None = None,
+        decay: str = "weights",
+        part: str | None = None,
+        ema: bool = False,
     ) -> None:
         count = batch if image_count is None else image_count
-        _check_settings(batch, mode, source, count, augment, smoothing, update, clip_norm)
+        _check_settings(batch, mode, source, count, augment, smoothing)
+        _check_update(mode, update, clip_norm, decay, part, ema)
         self.graph, self.batch, self.mode, self.update = graph, batch, mode, update
+        self.part, self.ema = part, ema
+        self.groups = decay_groups(graph, decay) if update else ()
         planner = Planner(
             graph, batch, training=mode != "infer", source=source, image_count=count,
             augment=augment, smoothing=smoothing, eps=eps,
@@ -71,8 +83,10 @@ class Plan:
             planner.logits(output)
         if mode == "train":
             planner.backward(output)
+        if part:
+            planner.accumulate(part)
         if update:
-            planner.update(update, clip_norm)
+            planner.update(update, clip_norm, decay, ema)
         self.calls, self._raws = tuple(planner.calls), planner.raws
 
     # What a plan tells ----------------------------------------------------------------------------------
@@ -114,12 +128,16 @@ class Plan:
 
     @property
     def arena_bytes(self) -> dict[str, int]:
-        """{arena: bytes} of the arenas the plan is to be bound to; all but STATE are laid out alike."""
+        """{arena: bytes} of the arenas the plan is to be bound to; all but states are laid out alike.
+
+        With an EMA, EMA.STATE too: the running statistics that inference with the averaged weights needs.
+        """
         names = ["PARAM"]
         if self.mode == "train":
             names += ["GRAD", *MOMENTS.get(self.update or "", ())]
+            names += ["SUM"] * bool(self.part) + ["EMA"] * self.ema
         trained, state = (4 * segment_table(shapes)[1] for shapes in (self.graph.trained(), self.graph.state()))
-        return {**dict.fromkeys(names, trained), "STATE": state}
+        return {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["EMA.STATE"] * self.ema, state)}
 
     def table(self) -> list[LayerRow]:
         """A row for each graph node; shapes have the batch, parameters are those trained."""
@@ -164,9 +182,8 @@ class Plan:
 
 
 def _check_settings(
-    batch: int, mode: str, source: str, count: int, augment: Augmentation | None,
-    smoothing: float, update: str | None, clip_norm: float | None,
-) -> None:  # fmt: skip
+    batch: int, mode: str, source: str, count: int, augment: Augmentation | None, smoothing: float
+) -> None:
     if batch < 1 or count < 1:
         raise ValueError(f"a plan needs at least one sample, batch is {batch} and image_count {count}")
     if mode not in MODES:
@@ -177,9 +194,22 @@ def _check_settings(
         raise ValueError("float32 images are a whole batch as it is: no augmentation, image_count = batch")
     if mode == "infer" and augment is not None:
         raise ValueError("inference takes no augmentation")
-    if update is not None and (mode != "train" or update not in MOMENTS):
-        raise ValueError(f"update {update!r} in mode {mode!r}; train plans take {', '.join(MOMENTS)}")
     if not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing {smoothing} must be from 0 to 1")
+
+
+def _check_update(
+    mode: str, update: str | None, clip_norm: float | None, decay: str, part: str | None, ema: bool
+) -> None:
+    if update is not None and (mode != "train" or update not in MOMENTS):
+        raise ValueError(f"update {update!r} in mode {mode!r}; train plans take {', '.join(MOMENTS)}")
+    if decay not in DECAYS:
+        raise ValueError(f"no decay {decay!r}; there are {', '.join(DECAYS)}")
+    if part is not None and (mode != "train" or part not in PARTS):
+        raise ValueError(f"part {part!r} in mode {mode!r}; train plans take {', '.join(PARTS)}")
+    if part in ("first", "next") and update is not None:
+        raise ValueError(f"the {part} of several micro-batches has no update; the last one has")
+    if ema and update is None:
+        raise ValueError("ema follows an update; give one")
     if clip_norm is not None and (update is None or not clip_norm > 0):
         raise ValueError(f"clip_norm {clip_norm} must be above 0 and have an update to clip for")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fastadam.arena import segment_table
+from fastadam.arena import group_runs, segment_table
 from fastadam.calls import Call, Slot, absent
 from fastadam.graph import Graph, Node, Shape
 from fastadam.kernels import MOST_LANES, rules
@@ -21,6 +21,11 @@ from fastadam.values import NO_VECTOR, Raw, Stage, View
 
 MOMENTS = {rule: tuple(moment.upper() for moment in moments) for rule, moments in rules.MOMENTS.items()}
 """Update rules, and the arenas of moments each has beside PARAM."""
+
+DECAYS = ("weights", "all")
+PARTS = ("first", "next", "last")
+GROUPS = 2
+"""Rows of the slot h: 0 for parameters that decay, 1 for those that do not."""
 
 _GATHERS_MOMENTS = ("conv2d_forward", "linear_forward")
 _TAKES_PENDING_GRADIENT = ("conv2d", "linear")
@@ -40,9 +45,12 @@ class Augmentation(Protocol):
 def lane_count(samples: int, partial_bytes: int) -> int:
     """How many lanes a sum over a batch has: by shape only, so that any number of threads adds alike.
 
-    Up to 64, for cores to share; fewer, but 8, where partial sums of ``partial_bytes`` would exceed 32 MiB.
+    Up to 64, for cores to share; fewer, but 8, where partial sums of ``partial_bytes`` would exceed 32 MiB; and
+    fewer than that, down to 1, where they would exceed 1 GiB: the sums of a huge filter must not cost more room
+    than its training.
     """
-    return min(samples, max(8, min(MOST_LANES, (32 << 20) // partial_bytes)))
+    few = max(1, min(8, (1 << 30) // partial_bytes))
+    return min(samples, max(few, min(MOST_LANES, (32 << 20) // partial_bytes)))
 
 
 class Planner:
@@ -68,6 +76,7 @@ class Planner:
         self._param = {p.name: Slot(p.name, p.shape, "STATE" if p.kind == "running" else "PARAM") for p in graph.params}
         self._writer: dict[Slot, int] = {}
         self._names: Counter[str] = Counter()
+        self._layer = ""  # the graph node that calls are made for
         self._dense: dict[View, View] = {}
 
     # Building blocks ------------------------------------------------------------------------------------
@@ -82,7 +91,7 @@ class Planner:
         for slot in outs:
             if slot.present:
                 self._writer[slot] = len(self.calls)
-        self.calls.append(Call(op, tuple(outs), tuple(ins), scalars))
+        self.calls.append(Call(op, tuple(outs), tuple(ins), scalars, self._layer))
 
     def _store(self, raw: Raw) -> View:
         """The value of a raw just written, as it is."""
@@ -112,6 +121,7 @@ class Planner:
         """Every node in turn; the logits as their reader will see them."""
         views: dict[str, View] = {}
         for node in self.graph.nodes:
+            self._layer = node.name
             views[node.name] = getattr(self, f"_{node.op}")(node, *[views[name] for name in node.inputs])
         output = views[self.graph.output]
         for view in [view for raw in self.raws for view in raw.inputs] + [output]:
@@ -230,9 +240,11 @@ class Planner:
         self._contribute(output, "softmax_loss", after=labels, outs=[rows], smoothing=self.smoothing)
         self._call("sum_lanes", [Slot("loss", (2,), "OUT")], [rows])
         for raw in reversed(self.raws):
+            self._layer = raw.node.name
             gradient, gact = self._gradient(raw)
             if gradient:
                 self._backward_of(raw, gradient, gact)
+        self._layer = ""
 
     def _backward_of(self, raw: Raw, gradient: Sequence[Slot], gact: int) -> None:
         """The calls that carry the gradient of a raw to what its head read."""
@@ -364,16 +376,40 @@ class Planner:
         )  # fmt: skip
         return [dz, raw, stage.scale, ga, gb]
 
-    def update(self, rule: str, clip_norm: float | None) -> None:
+    def accumulate(self, part: str) -> None:
+        """Micro-batches add up in the arena SUM, in their order; the last adds that to its own gradients."""
+        total, gradient = self._flat("SUM"), self._flat("GRAD")
+        if part == "first":
+            self._call("fill", [total], [], value=0.0)
+        y, x = (gradient, total) if part == "last" else (total, gradient)
+        self._call("accumulate", [y], [x])
+
+    def update(self, rule: str, clip_norm: float | None, decay: str, ema: bool) -> None:
         """All parameters in one call over the flat arenas, their gradients clipped first if asked for."""
-        count = segment_table(self.graph.trained())[1]
-        h, gradient = Slot("h", (len(rules.Hyper._fields),), "INPUT"), Slot("GRAD", (count,), "FLAT")
+        groups = decay_groups(self.graph, decay)
+        h, gradient = Slot("h", (GROUPS, len(rules.Hyper._fields)), "INPUT"), self._flat("GRAD")
         if clip_norm is not None:
             squares = self._slot("gradient.squares", (MOST_LANES,), "STAT", "float64")
             self._call("norm_lanes", [squares], [gradient])
             self._call("clip_factor", [h], [squares], max_norm=float(clip_norm))
-        outs = [Slot(name, (count,), "FLAT") for name in ("PARAM", *MOMENTS[rule])]
-        self._call(f"{rule}_update", outs, [gradient, h])
+        runs = Slot("groups", (len(groups), 3), "CONST", "int64")
+        self._call(f"{rule}_update", [self._flat(name) for name in ("PARAM", *MOMENTS[rule])], [gradient, h, runs])
+        if ema:
+            self._call("ema_update", [self._flat("EMA")], [self._flat("PARAM"), Slot("share", (1,), "INPUT")])
+
+    def _flat(self, name: str) -> Slot:
+        return Slot(name, (segment_table(self.graph.trained())[1],), "FLAT")
+
+
+def decay_groups(graph: Graph, decay: str) -> tuple[tuple[int, int, int], ...]:
+    """Runs (start, end, row of h) over the arena of parameters.
+
+    Decay "weights" spares what is added or multiplied by channel: biases, and scales and shifts of norms
+    (as Goyal et al. 2017, section 5.3, do for batch norm, and He et al. 2019, section 3.1, for all of these).
+    Decay "all" spares nothing, as PyTorch does with one group of parameters.
+    """
+    spared = {param.name for param in graph.params if param.kind == "vector"} if decay == "weights" else set()
+    return group_runs(graph.trained(), lambda name: int(name in spared))
 
 
 def _dense_gradient(dz: Slot) -> list[Slot]:

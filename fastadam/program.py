@@ -11,9 +11,9 @@ from fastadam.memory import place
 from fastadam.plan import Plan
 
 GIVEN = ("data.mean", "data.rstd")
-"""Constants only the caller knows; ``ones`` is made here."""
+"""Constants only the caller knows; ``ones`` and ``groups`` are made here."""
 
-_NAMES = ("images", "labels", "index", "key", "step", "h", *GIVEN)
+_NAMES = ("images", "labels", "index", "key", "step", "h", "share", *GIVEN)
 
 
 class Program:
@@ -107,7 +107,7 @@ class Program:
             raise ValueError(f"{slot.name}: give its {slot.shape[0]} numbers as an input; images are normalised by it")
         else:
             array = allocate(slot.size, dtype, empty).reshape(slot.shape)
-            array[:] = 1 if slot.name == "ones" else 0
+            array[:] = {"ones": 1, "groups": self.plan.groups}.get(slot.name, 0)
         if slot.kind == "INPUT":
             self.inputs[slot.name] = array
         return array

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fastadam.kernels.rules import GRAD_SCALE, Hyper
+from fastadam.kernels.rules import GRAD_SCALE, WEIGHT_DECAY, Hyper
 
 Array = np.ndarray
 
@@ -382,29 +382,47 @@ def norm_lanes(part: Array, g: Array) -> None:
 
 
 def clip_factor(h: Array, part: Array, max_norm: float) -> None:
-    """h.grad_scale = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013, section 3.2, as PyTorch)."""
-    h[GRAD_SCALE] = np.minimum(1, max_norm / (np.sqrt(part.sum()) + 1e-6))
+    """grad_scale of every row = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013, section 3.2, as PyTorch)."""
+    h[:, GRAD_SCALE] = np.minimum(1, max_norm / (np.sqrt(part.sum()) + 1e-6))
 
 
-def adam_update(p: Array, m: Array, v: Array, g: Array, h: Array) -> None:
-    """Kingma and Ba 2015, Algorithm 1, with L2 weight decay; ``h`` holds ``rules.Hyper``."""
-    s = Hyper(*h)
+def hypers(h: Array, groups: Array) -> Hyper:
+    """``rules.Hyper`` with, for every number, an array over the elements of the arena: that of its group."""
+    group = np.repeat(groups[:, 2], groups[:, 1] - groups[:, 0])
+    return Hyper(*h[group].T)
+
+
+def adam_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array) -> None:
+    """Kingma and Ba 2015, Algorithm 1, with L2 weight decay; ``h`` holds ``rules.Hyper`` by group."""
+    s = hypers(h, groups)
     g = s.grad_scale * g + s.weight_decay * p
     m[...] = s.beta1 * m + s.one_minus_beta1 * g
     v[...] = s.beta2 * v + s.one_minus_beta2 * g**2
     p -= s.lr * (m * s.m_correction) / (np.sqrt(v * s.v_correction) + s.eps)
 
 
-def adamw_update(p: Array, m: Array, v: Array, g: Array, h: Array) -> None:
+def adamw_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array) -> None:
     """Loshchilov and Hutter 2019, Algorithm 2; the decay is multiplied by lr."""
-    s = Hyper(*h)
+    s = hypers(h, groups)
     p *= 1 - s.lr * s.weight_decay
-    adam_update(p, m, v, g, np.array(s._replace(weight_decay=0)))
+    undecayed = h.copy()
+    undecayed[:, WEIGHT_DECAY] = 0
+    adam_update(p, m, v, g, undecayed, groups)
 
 
-def sgd_update(p: Array, m: Array, g: Array, h: Array) -> None:
+def sgd_update(p: Array, m: Array, g: Array, h: Array, groups: Array) -> None:
     """Sutskever et al. 2013 as PyTorch has it: lr outside the buffer, L2 decay, Nesterov if asked."""
-    s = Hyper(*h)
+    s = hypers(h, groups)
     g = s.grad_scale * g + s.weight_decay * p
     m[...] = s.momentum * m + s.one_minus_dampening * g
-    p -= s.lr * (g + s.momentum * m if s.nesterov else m)
+    p -= s.lr * np.where(s.nesterov > 0, g + s.momentum * m, m)
+
+
+def ema_update(ema: Array, p: Array, share: Array) -> None:
+    """ema = share * p + (1 - share) * ema."""
+    ema[...] = share[0] * p + (1 - share[0]) * ema
+
+
+def accumulate(y: Array, x: Array) -> None:
+    """y + x."""
+    y += x

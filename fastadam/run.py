@@ -25,6 +25,7 @@ from fastadam.files import (
 __all__ = ["RunFolder", "default_folder", "json_text", "write_atomically"]
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+NET = "model.toml"
 LAST, BEST = "last.safetensors", "best.safetensors"
 _LOCK = ".lock"
 
@@ -80,12 +81,14 @@ class RunFolder:
         self.settings = settings
         self.last = path / LAST
         self.best = path / BEST
+        self.net = path / NET
         self._lock = lock
 
     @classmethod
-    def create(cls, path: Path | str, settings: Mapping[str, Any]) -> "RunFolder":
+    def create(cls, path: Path | str, settings: Mapping[str, Any], net: str | None = None) -> "RunFolder":
         """Start a run in ``path``, which is made if need be, and write its settings to ``config.toml``.
 
+        ``net`` is the text of a net's file: it goes into ``model.toml``, and the setting ``model`` says so.
         RunError if the folder is in use, holds a run or anything else, or cannot be written.
         """
         path = Path(path)
@@ -102,6 +105,9 @@ class RunFolder:
             _refuse_foreign(path)
             remove_leftovers(path)
             run = cls(path, dict(settings), lock)
+            if net is not None:
+                write_atomically(run.net, net.encode())
+                settings = {**settings, "model": os.path.abspath(run.net)}
             run.write_settings(settings)
             return run
         except BaseException:

@@ -1,11 +1,15 @@
-"""Learning rates by step: constant, cosine and one-cycle, each with linear warm-up if asked for."""
+"""What changes by step: the learning rate, with linear warm-up if asked for; the decay of averaged weights."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastadam.errors import ConfigError
 
-SCHEDULES = ("constant", "cosine", "onecycle")
+SCHEDULES = ("constant", "cosine", "onecycle", "step")
+
+MILESTONES, GAMMA = (0.5, 0.75), 0.1
+"""Where and how much a step schedule lowers the rate unless told otherwise: He et al. 2016, section 4.2."""
 
 ONECYCLE_RISE = 0.3
 ONECYCLE_START = 25.0
@@ -21,14 +25,17 @@ class Schedule:
     cosine     from lr to 0 along half a cosine (Loshchilov & Hutter 2017, equation 5, one period)
     onecycle   up from lr / 25 to lr, then down to lr / 250,000, both along cosines (Smith & Topin 2018);
                ``warmup`` is the length of the rise, 30 % of the steps if 0
+    step       lr, times ``gamma`` from each of the steps ``milestones`` on (PyTorch's MultiStepLR)
 
-    ``warmup`` steps rise linearly to lr before a constant or a cosine. The highest rate is ``lr``.
+    ``warmup`` steps rise linearly to lr before any of the others begins. The highest rate is ``lr``.
     """
 
     kind: str
     lr: float
     total: int
     warmup: int = 0
+    milestones: tuple[int, ...] = ()
+    gamma: float = GAMMA
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
@@ -41,6 +48,8 @@ class Schedule:
             return self.lr * (step + 1) / (self.warmup + 1)
         if self.kind == "constant":
             return self.lr
+        if self.kind == "step":
+            return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
         return self.lr * _half_cosine((step - self.warmup) / max(1, self.total - self.warmup))
 
     def _onecycle(self, step: int) -> float:
@@ -49,6 +58,24 @@ class Schedule:
         if step <= peak:
             return self.lr + (start - self.lr) * _half_cosine(step / peak if peak > 0 else 1.0)
         return end + (self.lr - end) * _half_cosine((step - peak) / max(1.0, self.total - 1 - peak))
+
+
+def milestone_steps(milestones: Sequence[float], total: int, steps_per_epoch: int) -> tuple[int, ...]:
+    """Milestones as steps: below 1 they are fractions of the ``total`` steps, from 1 on epochs.
+
+    ConfigError if they are not above 0 and rising.
+    """
+    if not all(m > before for m, before in zip(milestones, (0, *milestones[:-1]), strict=True)):
+        raise ConfigError(f"milestones must be above 0 and rise, they are {', '.join(f'{m:g}' for m in milestones)}")
+    return tuple(round(m * (total if m < 1 else steps_per_epoch)) for m in milestones)
+
+
+def ema_decay(decay: float, step: int) -> float:
+    """How much an average of weights keeps of itself at step 1, 2, ...: less at first, when all are still bad.
+
+    min(decay, (1 + step) / (10 + step)), as TensorFlow's ExponentialMovingAverage does with ``num_updates``.
+    """
+    return min(decay, (1 + step) / (10 + step))
 
 
 def _half_cosine(progress: float) -> float:

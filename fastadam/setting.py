@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["count", "number", "flag", "text", "choice", "device", "list"]
+Kind = Literal["count", "number", "flag", "text", "choice", "device", "list", "numbers"]
 
 FLOAT32_LEAST, FLOAT32_MOST = 2.0**-126, 2.0**128 - 2.0**104
 """What kernels compute with: a number smaller than the one loses digits, one above the other is infinite."""
@@ -20,7 +20,8 @@ class Setting:
     """What values a setting may have, and how it is described.
 
     ``low`` and ``high`` bound a count or a number; an open bound is not itself allowed. ``default_text``
-    describes the default where the value itself would say too little.
+    describes the default where the value itself would say too little. A choice with an ``ending`` may also
+    be the path of a file that ends so.
     """
 
     kind: Kind
@@ -31,6 +32,7 @@ class Setting:
     low_open: bool = False
     high_open: bool = False
     choices: tuple[str, ...] = ()
+    ending: str = ""
     default_text: str | None = None
 
     def parse(self, text: str) -> Any:
@@ -67,10 +69,13 @@ class Setting:
                 return value
             case "list":
                 return self._check_list(value)
+            case "numbers":
+                return self._check_numbers(value)
         if not isinstance(value, str):
             raise ValueError(f"must be text, found {shown(value)}")
-        if self.kind == "choice" and value not in self.choices:
-            raise ValueError(f"must be one of {self._names}, found {shown(value)}{nearest(value, self.choices)}")
+        if self.kind == "choice" and value not in self.choices and not (self.ending and value.endswith(self.ending)):
+            file = f" or a file that ends in {self.ending}" if self.ending else ""
+            raise ValueError(f"must be one of {self._names}{file}, found {shown(value)}{nearest(value, self.choices)}")
         if self.kind == "device" and not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", value):
             raise ValueError(f"must be auto, cpu, cuda or cuda:N, found {shown(value)}")
         if not value or "\0" in value or not _is_unicode(value):
@@ -92,6 +97,20 @@ class Setting:
         if isinstance(value, float) and value and not FLOAT32_LEAST <= abs(value) <= FLOAT32_MOST:
             raise ValueError(f"must be a number that float32 can hold, {_FLOAT32_SIZES}, found {value}")
         return value
+
+    def _check_numbers(self, value: Any) -> tuple[float, ...]:
+        try:
+            if isinstance(value, str):
+                value = [float(word) for word in value.split(",")]
+            numbers = tuple(_as_float(number + 0) for number in value if not isinstance(number, bool))
+        except (TypeError, ValueError):
+            numbers = ()
+        if not numbers or len(numbers) < len(value):
+            raise ValueError(f"must be numbers separated by commas, found {shown(value)}")
+        numbers = tuple(map(self._in_range, numbers))
+        if list(numbers) != sorted(set(numbers)):
+            raise ValueError(f"must rise from number to number, found {shown(value)}")
+        return numbers
 
     def _check_list(self, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,15 +18,19 @@ from fastadam.engine import Engine, Evaluation, Feed
 from fastadam.errors import ConfigError, DivergedError
 from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import OPTIMIZERS, Optimizer
-from fastadam.schedule import Schedule
+from fastadam.planner import DECAYS
+from fastadam.schedule import GAMMA, MILESTONES, Schedule, ema_decay, milestone_steps
 
 BN_MOMENTUM = 0.1
 """Share of a batch in the running statistics, as in PyTorch."""
 
+STATISTICS_IMAGES = 10_000
+"""Over how many training images, at most, the running statistics of averaged weights are made anew."""
+
 
 @dataclass
 class Cursor:
-    """Where training stands: whole epochs done, batches done in this one, steps in all, and the epoch's sums."""
+    """Where training stands: whole epochs done, steps done in this one, steps in all, and the epoch's sums."""
 
     epoch: int = 0
     batch: int = 0
@@ -41,6 +45,7 @@ class EpochRecord:
 
     lr                   of its last step
     train_loss           mean over the images it trained on, as they were trained, augmentation included
+    val_loss, ...        of the averaged weights, if there are such
     samples_per_second   while training, without validation
     seconds              training and validation
     """
@@ -62,9 +67,15 @@ class Trainer:
     optimizer         a name of ``fastadam.optim.OPTIMIZERS``, or an optimiser with its settings
     lr                learning rate for an optimiser given by name; its default if None
     batch_size        images a step of ``fit``; the last, smaller batch of an epoch is trained too
+    accumulate        so many batches make a step: their gradients are added up, then the parameters updated;
+                      ``step`` divides the batch it is given into as many
     schedule, warmup  course of the rate over ``fit`` (see ``fastadam.schedule``), warmup in epochs
+    milestones, gamma of the schedule "step": fractions of the run below 1, else epochs; factor of the rate
     augment           of uint8 images: some of "flip", "crop", "cutout"
     clip_norm         gradients are scaled to this global norm where theirs is greater
+    decay             what weight decay is for: "weights" of convolutions and linear layers, or "all" parameters,
+                      biases and norms too, as PyTorch has it
+    ema               decay of an average of the weights, such as 0.999; ``fit`` validates the average
     seed              of shuffling and augmentation: equal seeds give equal bits, for any ``threads``
     device, threads   where to compute: "auto", "cpu"; threads default to all cores
 
@@ -78,29 +89,43 @@ class Trainer:
         lr: float | None = None,
         *,
         batch_size: int = 128,
+        accumulate: int = 1,
         schedule: str = "constant",
         warmup: float | None = None,
+        milestones: Sequence[float] = MILESTONES,
+        gamma: float = GAMMA,
         augment: Sequence[str] = (),
         label_smoothing: float = 0.0,
         clip_norm: float | None = None,
+        decay: str = "weights",
+        ema: float | None = None,
         seed: int = 0,
         device: str = "auto",
         threads: int | None = None,
     ):
         self.model, self.batch_size, self.seed = model, _count("batch_size", batch_size), seed
+        self.accumulate, self.ema_decay = _count("accumulate", accumulate), ema
         self.optimizer = _optimizer(optimizer, lr)
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
+        self.milestones, self.gamma = tuple(milestones), gamma
+        milestone_steps(self.milestones, 1, 1)
+        if ema is not None and not 0 < ema < 1:
+            raise ValueError(f"ema must be above 0 and below 1, it is {ema}")
+        if decay not in DECAYS:
+            raise ValueError(f"decay must be one of {', '.join(DECAYS)}, it is {decay!r}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
-        self.settings = {
-            "augment": Augment.named(augment),
-            "smoothing": label_smoothing,
-            "update": self.optimizer.name,
-            "clip_norm": clip_norm,
-        }
+        self.settings = training_settings(self.optimizer.name, augment, label_smoothing, clip_norm, decay, ema)
         self.device = get_device(device, threads)
         self.moments = {name.upper(): Arena(model.graph.trained()) for name in self.optimizer.moment_names}
-        self._gradients = Arena(model.graph.trained())
+        self._gradients = {"GRAD": Arena(model.graph.trained())}
+        if accumulate > 1:
+            self._gradients["SUM"] = Arena(model.graph.trained())
+        self.average: dict[str, Arena] = {}
+        if ema is not None:
+            self.average = {"EMA": Arena(model.graph.trained()), "EMA.STATE": Arena(model.graph.state())}
+            self.average["EMA"].flat[:] = model.parameters.flat
+            self.average["EMA.STATE"].flat[:] = model.state.flat
         self._engine: Engine | None = None
         self.t = self.epochs = 0
 
@@ -115,17 +140,50 @@ class Trainer:
         images = check_images(images, self.model.graph)
         labels = check_labels(labels, len(images), self.model.graph)
         with self.device.running():
+            index = np.array_split(np.arange(len(images)), min(self.accumulate, len(images)))
+            return self._train(self._in_rooms(images, labels, index), len(index), len(images), self.optimizer.lr)[0]
+
+    def _in_rooms(
+        self, images: np.ndarray, labels: np.ndarray, index: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Feed, np.ndarray, int]]:
+        """Parts of a batch as ``_train`` takes them, each put into a room when its turn has come."""
+        if images.dtype == np.uint8:
             feed = self.engine().room(images, labels)
-            return self.train_batch(feed, np.arange(len(images)), self.t, self.optimizer.lr)[0]
+            yield from ((feed, part, self.t) for part in index)
+        else:  # plans read them whole; the key goes on, so that dropout differs from part to part
+            for number, part in enumerate(index):
+                feed = self.engine().room(images[part], labels[part])
+                yield feed, np.arange(len(part)), self.t * self.accumulate + number
 
     def train_batch(self, feed: Feed, index: np.ndarray, epoch: int, lr: float) -> tuple[float, int]:
         """One step on the images ``index`` of a feed at the rate ``lr``: (mean loss, number classified right)."""
-        self.t += 1
-        loss, right = self.engine().run(
-            "train", feed, index, key=(self.seed, epoch), momentum=BN_MOMENTUM, hyper=self.optimizer.hyper(self.t, lr),
-            **self.settings_for(feed),
-        )["loss"]  # fmt: skip
-        return float(loss), int(right)
+        size = self.batch_size
+        parts = [(feed, index[start : start + size], epoch) for start in range(0, len(index), size)]
+        return self._train(parts, len(parts), len(index), lr)
+
+    def _train(
+        self, batches: Iterable[tuple[Feed, np.ndarray, int]], count: int, total: int, lr: float
+    ) -> tuple[float, int]:
+        """One step on ``count`` micro-batches (feed, index, epoch of the key) of ``total`` images in all."""
+        loss, right, t = 0.0, 0, self.t + 1
+        for part, (feed, index, epoch) in zip(parts_of(count), batches, strict=True):
+            loss_of_part, right_of_part = self.engine().run(
+                "train", feed, index, key=(self.seed, epoch), momentum=BN_MOMENTUM, total=total,
+                hyper=self.optimizer.groups(t, lr), share=1 - ema_decay(self.ema_decay or 0.0, t),
+                **self.settings_for(feed, part),
+            )["loss"]  # fmt: skip
+            loss, right = loss + float(loss_of_part), right + int(right_of_part)
+        self.t = t
+        return loss, right
+
+    def ema_state_dict(self) -> dict[str, np.ndarray]:
+        """The averaged weights, with the running statistics they were validated with: for ``load_state_dict``.
+
+        Copies, in names and layouts as the model's ``state_dict``. ValueError without ``ema``.
+        """
+        if not self.average:
+            raise ValueError("this trainer keeps no average of the weights; make it with ema=0.999, say")
+        return self.model.to_public(self.average["EMA"].views | self.average["EMA.STATE"].views)
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> Evaluation:
         """Loss and accuracy with running statistics and no augmentation; arguments as ``step``."""
@@ -145,13 +203,15 @@ class Trainer:
         """The programs of this trainer; made anew when the model's normalisation has changed."""
         if self._engine is None or self._engine.mean is not self.model.mean:
             model = self.model
-            arenas = {"PARAM": model.parameters, "STATE": model.state, "GRAD": self._gradients, **self.moments}
+            arenas = {"PARAM": model.parameters, "STATE": model.state}
+            arenas |= self._gradients | self.moments | self.average
             self._engine = Engine(model.graph, self.device, arenas, model.mean, model.std)
         return self._engine
 
-    def settings_for(self, feed: Feed) -> dict[str, Any]:
+    def settings_for(self, feed: Feed, part: str | None) -> dict[str, Any]:
         """What a training plan on this feed is made with: float32 images are taken as they are."""
-        return self.settings if feed.source == "uint8" else {**self.settings, "augment": None}
+        settings = self.settings if feed.source == "uint8" else {**self.settings, "augment": None}
+        return plan_settings(settings, part)
 
     # Epochs ---------------------------------------------------------------------------------------------
 
@@ -205,20 +265,26 @@ class Fit:
         epochs: int | None,
         steps: int | None,
     ):
-        if trainer.batch_size > len(train):
+        self.step_size = trainer.batch_size * trainer.accumulate
+        if self.step_size > len(train):
+            times = f"{trainer.accumulate} times " if trainer.accumulate > 1 else ""
             raise ConfigError(
-                f"batch size {trainer.batch_size} is larger than the {len(train)} training images; use a smaller one"
+                f"{times}batch size {trainer.batch_size} is larger than the {len(train)} training images; "
+                "use a smaller one"
             )
         self.trainer, self.feed, self.train, self.val = trainer, feed, train, val
         self.cursor = Cursor()
-        self.steps_per_epoch = math.ceil(len(train) / trainer.batch_size)
+        self.steps_per_epoch = math.ceil(len(train) / self.step_size)
         if steps is not None:
             self.total = _count("steps", steps)
         else:
             self.total = _count("epochs", 0 if epochs is None else epochs) * self.steps_per_epoch
         self._first_t, self._first_epoch = trainer.t, trainer.epochs
         warmup = trainer.warmup or 0.0
-        self.lr = Schedule(trainer.schedule, trainer.optimizer.lr, self.total, round(warmup * self.steps_per_epoch))
+        self.lr = Schedule(
+            trainer.schedule, trainer.optimizer.lr, self.total, round(warmup * self.steps_per_epoch),
+            milestone_steps(trainer.milestones, self.total, self.steps_per_epoch), trainer.gamma,
+        )  # fmt: skip
         self._order: tuple[int, np.ndarray] = (-1, train)
         self._seconds, self._samples = 0.0, 0
         self.compiled: Any = None
@@ -239,8 +305,8 @@ class Fit:
         return min(self.steps_per_epoch, self.total - self.cursor.step + self.cursor.batch)
 
     def step(self) -> float:
-        """Train the next batch; returns its mean loss. DivergedError if that is not finite."""
-        begun, at, size = self._time(), self.cursor, self.trainer.batch_size
+        """Take the next step; returns its mean loss. DivergedError if that is not finite."""
+        begun, at, size = self._time(), self.cursor, self.step_size
         epoch = self._first_epoch + at.epoch
         index = self._shuffled(epoch)[at.batch * size : (at.batch + 1) * size]
         self.trainer.t = self._first_t + at.step
@@ -253,18 +319,22 @@ class Fit:
         return loss
 
     def end_epoch(self, between: Callable[[], None] = lambda: None) -> EpochRecord:
-        """Validate and begin the next epoch; ``between`` is called before each batch of the validation.
+        """Validate and begin the next epoch; ``between`` is called before each batch that this takes.
 
+        Averaged weights, if there are such, get their running statistics and are what is validated.
         DivergedError if a parameter, a moment or the validation loss is not finite.
         """
         begun, at = time.perf_counter(), self.cursor
         self.check_finite()
+        engine, size, averaged = self.trainer.engine(), self.trainer.batch_size, bool(self.trainer.average)
+        if averaged:
+            engine.restate(self.feed, statistics_images(self.train, self.trainer.seed), size, between)
         val = Evaluation(math.nan, math.nan)
         if len(self.val):
-            val = self.trainer.engine().evaluate(self.feed, self.val, self.trainer.batch_size, between)
+            val = engine.evaluate(self.feed, self.val, size, between, averaged)
         if len(self.val) and not math.isfinite(val.loss):
             raise DivergedError(f"the validation loss is {val.loss} after step {at.step} (epoch {at.epoch + 1})")
-        trained = min(at.batch * self.trainer.batch_size, len(self.train))
+        trained = min(at.batch * self.step_size, len(self.train))
         record = EpochRecord(
             epoch=at.epoch + 1,
             step=at.step,
@@ -285,6 +355,7 @@ class Fit:
         """DivergedError if something a checkpoint would hold is not finite: that must not be written."""
         model = self.trainer.model
         arenas = {"parameters": model.parameters, "running statistics": model.state, **self.trainer.moments}
+        arenas |= self.trainer.average
         for what, arena in arenas.items():
             if not np.isfinite(arena.flat).all():
                 raise DivergedError(f"{what} are not finite after step {self.cursor.step}")
@@ -292,13 +363,22 @@ class Fit:
     # What a checkpoint needs ----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The optimiser's moments, ``optimizer/m/NAME`` ..., in public layouts; with the model's own, all there is."""
-        model = self.trainer.model
+        """Moments and averages, ``optimizer/m/NAME``, ``ema/NAME`` ..., in public layouts.
+
+        With the model's own, these are all there is.
+        """
         return {
-            f"optimizer/{moment.lower()}/{name}": tensor
-            for moment, arena in self.trainer.moments.items()
-            for name, tensor in model.to_public(arena.views).items()
+            prefix + name: tensor
+            for prefix, arena in self._extras()
+            for name, tensor in self.trainer.model.to_public(arena.views).items()
         }
+
+    def _extras(self) -> Iterator[tuple[str, Arena]]:
+        """What a checkpoint holds beside the model: (prefix of its names, arena)."""
+        for moment, arena in self.trainer.moments.items():
+            yield f"optimizer/{moment.lower()}/", arena
+        for arena in self.trainer.average.values():
+            yield "ema/", arena
 
     def metadata(self) -> dict[str, Any]:
         """Where training stands, as JSON."""
@@ -310,10 +390,8 @@ class Fit:
 
     def restore(self, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
         """Go on from what another course told; KeyError, ValueError or TypeError if that is something else."""
-        model = self.trainer.model
-        for moment, arena in self.trainer.moments.items():
-            prefix = f"optimizer/{moment.lower()}/"
-            arena.load(model.to_kernel({name: tensors[prefix + name] for name in arena.views}))
+        for prefix, arena in self._extras():
+            arena.load(self.trainer.model.to_kernel({name: tensors[prefix + name] for name in arena.views}))
         cursor = Cursor(**metadata["cursor"])
         if not 0 <= cursor.batch <= self.steps_per_epoch or not 0 <= cursor.epoch <= cursor.step:
             raise ValueError(f"{cursor} lies outside an epoch of {self.steps_per_epoch} steps")
@@ -325,9 +403,45 @@ class Fit:
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
-            order = np.argsort(keys(self.trainer.seed, epoch, self.train), kind="stable")
-            self._order = epoch, self.train[order]
+            self._order = epoch, shuffled(self.train, self.trainer.seed, epoch)
         return self._order[1]
+
+
+def parts_of(count: int) -> list[str | None]:
+    """What plans call the ``count`` micro-batches of a step."""
+    return ["first", *["next"] * (count - 2), "last"] if count > 1 else [None]
+
+
+def training_settings(
+    optimizer: str, augment: Sequence[str], label_smoothing: float, clip_norm: float | None, decay: str,
+    ema: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Settings of the training plans of a ``Trainer`` that is made with these."""
+    return {
+        "augment": Augment.named(augment),
+        "smoothing": label_smoothing,
+        "update": optimizer,
+        "clip_norm": clip_norm,
+        "decay": decay,
+        "ema": ema is not None,
+    }
+
+
+def plan_settings(settings: Mapping[str, Any], part: str | None) -> dict[str, Any]:
+    """Settings of a training plan for one part of a step: only a whole step and the last part have an update."""
+    if part in ("first", "next"):
+        settings = {**settings, "update": None, "clip_norm": None, "ema": False}
+    return {**settings, "part": part}
+
+
+def statistics_images(train: np.ndarray, seed: int) -> np.ndarray:
+    """The training images over which averaged weights get their running statistics: a fixed draw."""
+    return shuffled(train, seed, -1)[:STATISTICS_IMAGES]
+
+
+def shuffled(index: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """``index`` in the order of an epoch."""
+    return index[np.argsort(keys(seed, epoch, index), kind="stable")]
 
 
 def _count(name: str, value: int) -> int:

@@ -4,6 +4,7 @@ The loop itself is ``trainer.Fit``, what it works on comes from ``job.Job``.
 """
 
 import dataclasses
+import os
 import resource
 import sys
 import time
@@ -11,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fastadam import checkpoint, models
+from fastadam import checkpoint, models, netfile
+from fastadam.budget import MemoryPlan
 from fastadam.config import TrainConfig
-from fastadam.data import limit, load
-from fastadam.device import get_device
-from fastadam.engine import Engine, Feed
+from fastadam.device import COMPILING
+from fastadam.engine import Feed
 from fastadam.errors import CheckpointError, ConfigError, DivergedError, InterruptedRunError, RunError
 from fastadam.interrupts import collect_signals
-from fastadam.job import Job, MemoryPlan, Reporter, Silent
+from fastadam.job import Job, Reporter, Silent
 from fastadam.run import RunFolder, default_folder
 from fastadam.trainer import Fit
 from fastadam.versions import DECISIVE, installed
@@ -29,7 +28,6 @@ CHECKPOINT_SECONDS = 180.0
 """An epoch that lasts longer leaves a checkpoint this often."""
 
 STOPPING = "stopping after this step; once more to stop at once"
-COMPILING = "compiling kernels for this machine; they are kept for the next start ..."
 
 
 def run_training(
@@ -48,8 +46,10 @@ def run_training(
         RunFolder.check_new(out)
     job = Job(config)
     fit = job.fit()
-    path = default_folder(job.config.model) if out is None else out
-    with RunFolder.create(path, job.config.to_dict()) as folder:
+    model = job.config.model
+    path = default_folder(models.title(model)) if out is None else out
+    net = netfile.copy_text(model) if models.is_file(model) else None
+    with RunFolder.create(path, job.config.to_dict(), net) as folder:
         for note in (*job.notes, f"run folder {folder.path}"):
             reporter.message(note)
         return _Run(job, fit, folder, reporter).train()
@@ -61,43 +61,6 @@ def describe_plan(config: TrainConfig, reporter: Reporter | None = None) -> Memo
     for note in job.notes:
         (reporter or Silent()).message(note)
     return job.memory(job.plans())
-
-
-def evaluate_checkpoint(
-    path: Path,
-    data: str,
-    *,
-    batch_size: int = 128,
-    threads: int | None = None,
-    device: str = "auto",
-    limit_test: int | None = None,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Accuracy and mean loss of a checkpoint on the test set of ``data``."""
-    place = get_device(device, threads)
-    model = models.from_checkpoint(checkpoint.load(path), path)
-    dataset = load(data)
-    images = dataset.test_images
-    if len(dataset.classes) != model.graph.classes:
-        raise CheckpointError(
-            f"{path} knows {model.graph.classes} classes, but {dataset.source} has {len(dataset.classes)}; "
-            "give the data it was trained on"
-        )
-    if model.graph.input_shape != (*images.shape[2:], images.shape[1]):
-        raise CheckpointError(f"{path} takes images of {model.graph.input_shape}, not those of {dataset.source}")
-    index = np.arange(len(dataset.test_labels))
-    if limit_test is not None:
-        index = limit(index, dataset.test_labels, limit_test, 0)
-    engine = Engine(model.graph, place, {"PARAM": model.parameters, "STATE": model.state}, model.mean, model.std)
-    with place.compile_clock(lambda: (reporter or Silent()).message(COMPILING)):
-        result = engine.evaluate(Feed(images, dataset.test_labels), index, batch_size)
-    return {
-        "checkpoint": str(path),
-        "dataset": dataset.name,
-        "images": len(index),
-        "accuracy": result.accuracy,
-        "loss": result.loss,
-    }
 
 
 def _resume(folder: RunFolder, epochs: int | None, reporter: Reporter) -> dict[str, Any]:
@@ -114,12 +77,14 @@ def _resume(folder: RunFolder, epochs: int | None, reporter: Reporter) -> dict[s
     if summary is not None:
         reporter.message(f"the run in {folder.path} is finished")
         return summary
+    if models.is_file(str(settings.get("model", ""))):
+        settings["model"] = os.path.abspath(folder.net)  # wherever the folder lies now
     try:
         config = TrainConfig.from_dict(settings)
     except ConfigError as error:
         raise RunError(f"{folder.path / 'config.toml'} is not a run's: {error}") from error
     job = Job(config)
-    run = _Run(job, job.fit(), folder, reporter)
+    run = _Run(job, job.fit(begin=not folder.last.exists()), folder, reporter)
     run.restore()
     if epochs is not None and epochs != before:
         if run.finished:
@@ -172,15 +137,17 @@ class _Run:
         self._saved = time.monotonic()
 
     def save_best(self) -> None:
-        """The best checkpoint: the model as it is now."""
+        """The best checkpoint: the weights that were validated last, averaged ones if there are such."""
+        averaged = bool(self.trainer.average)
         metadata = {
             **self.model.metadata(),
             "step": self.best.step,
             "epoch": self.best.epoch,
             "val_accuracy": self.best.val_accuracy,
-            "weights": "raw",
+            "weights": "ema" if averaged else "raw",
         }
-        checkpoint.save(self.folder.best, self.model.state_dict(), metadata)
+        tensors = self.trainer.ema_state_dict() if averaged else self.model.state_dict()
+        checkpoint.save(self.folder.best, tensors, metadata)
 
     def restore(self) -> None:
         """Take up the last checkpoint; without one, the run begins again."""
@@ -200,8 +167,8 @@ class _Run:
                 )
             if found["settings"] != self._fingerprint["settings"]:
                 raise RunError(
-                    f"{self.folder.path / 'config.toml'} was changed since {last} was written; put the settings back, "
-                    "or start a new run with --config and --out"
+                    f"{self.folder.path / 'config.toml'}{' or model.toml' * self.folder.net.exists()} was changed since "
+                    f"{last} was written; put the settings back, or start a new run with --config and --out"
                 )
             self.model.load_state_dict({name: content.tensors[name] for name in self.model.state_dict()})
             self.fit.restore(content.tensors, metadata)
@@ -242,7 +209,7 @@ class _Run:
             test_accuracy = self._test()
         last = self.folder.last_metrics() or {}
         summary = {
-            "model": self.config.model,
+            "model": self.model.spec["name"],
             "parameters": sum(p.size for p in self.model.graph.params if p.kind != "running"),
             "device": device.name,
             "threads": device.threads,

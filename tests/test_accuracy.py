@@ -37,14 +37,17 @@ def pytorch_accuracy(dataset: data.Dataset, seed: int) -> float:
         return float((np.concatenate(parts) == labels).mean())
 
     module = twin("cnn", models.build("cnn", seed=seed).state_dict())
-    optimizer = torch.optim.AdamW(module.parameters(), LR, fused=True)
+    biases = [p for p in module.parameters() if p.ndim == 1]
+    groups = [{"params": [p for p in module.parameters() if p.ndim > 1]}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, LR, fused=True)
     rng, steps = np.random.default_rng(seed), -(-len(train) // BATCH)
     schedule, step, best = Schedule("cosine", LR, EPOCHS * steps), 0, (-1.0, module)
     for _ in range(EPOCHS):
         order = rng.permutation(train)
         for start in range(0, len(order), BATCH):
             index = order[start : start + BATCH]
-            optimizer.param_groups[0]["lr"] = schedule(step)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(step)
             optimizer.zero_grad()
             labels = torch.tensor(dataset.train_labels[index], dtype=torch.int64)
             cross_entropy(module(tensor(dataset.train_images[index])), labels).backward()

@@ -6,7 +6,7 @@ from graphs import MODELS, chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastadam.arena import Arena, Segment, allocate, segment_table
+from fastadam.arena import Arena, Segment, allocate, group_runs, segment_table
 from fastadam.graph import Param
 from fastadam.layout import public_shape, to_kernel, to_public
 
@@ -20,6 +20,24 @@ def test_segment_table():
     segments, count = segment_table(shapes)
     assert segments == (Segment(0, 15, "w"), Segment(16, 32, "b"), Segment(32, 33, "s"), Segment(48, 65, "v"))
     assert count == 80
+
+
+def test_group_runs():
+    """Neighbours of one group are one run, and every gap belongs to the run before it."""
+    shapes = {"w": (3, 5), "b": (16,), "c": (), "v": (17,)}
+    assert group_runs(shapes, lambda name: int(name in "bc")) == ((0, 16, 0), (16, 48, 1), (48, 80, 0))
+    assert group_runs(shapes, lambda name: 1) == ((0, 80, 1),)
+    assert group_runs({}, lambda name: 0) == ()
+
+
+@given(SHAPES)
+def test_runs_tile_the_arena(shapes):
+    runs = group_runs(shapes, lambda name: int(name[1:]) // 2)
+    ends = [0, *(end for _, end, _ in runs)]
+    assert [start for start, _, _ in runs] == ends[:-1]
+    assert ends[-1] == segment_table(shapes)[1]
+    for start, end, name in segment_table(shapes)[0]:
+        assert start == end or [group for a, b, group in runs if a <= start < b] == [int(name[1:]) // 2]
 
 
 @given(SHAPES)

@@ -13,18 +13,31 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fastadam_cli.main import main
-from fastadam_cli.options import human_bytes, human_seconds
+from fastadam_cli.options import human_seconds
 from fastadam_cli.report import BarReporter, PlainReporter, epoch_line, make_reporter
 from safetensors.numpy import save_file
 
 from fastadam.config import TrainConfig, defaults, dump_toml, settings
 from fastadam.run import RunFolder
+from fastadam.units import human_bytes
 
-COMMANDS = ["train", "eval", "data", "data synth", "data check", "data info", "doctor"]
+COMMANDS = [
+    "train",
+    "eval",
+    "predict",
+    "verify",
+    "data",
+    "data fetch",
+    "data import",
+    "data synth",
+    "data check",
+    "data info",
+    "doctor",
+]
 TRAIN_OPTIONS = """
-    data model device epochs steps batch-size optimizer lr beta1 beta2 eps weight-decay momentum nesterov
-    schedule warmup augment label-smoothing clip-norm patience target-accuracy seed threads val-size
-    limit-train limit-test out resume dry-run json quiet config
+    data model device epochs steps batch-size accumulate optimizer lr beta1 beta2 eps weight-decay momentum nesterov
+    schedule milestones gamma warmup augment label-smoothing dropout clip-norm ema patience target-accuracy seed
+    threads val-size limit-train limit-test init out resume dry-run json quiet config
 """
 
 
@@ -76,7 +89,9 @@ def test_without_a_command_there_is_help():
     assert result.output == run("--help").output == run("-h").output
     assert "Usage: fastadam" in result.output
     listed = re.search(r"Commands:\n(.*)", result.output, re.DOTALL)[1]
-    assert [line.split()[0] for line in listed.splitlines()] == ["train", "eval", "data", "doctor"]
+    assert [line.split()[0] for line in listed.splitlines()] == [
+        "train", "eval", "predict", "verify", "data", "doctor",
+    ]  # fmt: skip
     assert "Usage: fastadam data" in run("data").output
 
 
@@ -136,6 +151,19 @@ def test_the_module_is_the_command():
     assert done.stdout.split() == run("--help").output.split()
 
 
+def test_ctrl_c_while_modules_load_is_no_traceback(monkeypatch):
+    class Loading:
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "fastadam_cli.main", Loading())
+    from fastadam_cli.__main__ import main as start
+
+    with pytest.raises(SystemExit) as end:
+        start()
+    assert end.value.code == 130
+
+
 # ----------------------------------------------------------------------------------------------- usage errors
 
 
@@ -163,11 +191,12 @@ def test_the_module_is_the_command():
         (["data", "synth", ""], "'DEST': must be a path, found ''"),
         (["train", "--lr", "fast"], "must be a number, found 'fast'"),
         (["train", "--clip-norm", "-1"], "must be above 0"),
-        (["train", "--model", "vgg"], "'--model': must be one of mlp, cnn, found 'vgg'"),
+        (["train", "--model", "vgg99"], "or a file that ends in .toml, found 'vgg99'; did you mean 'vgg'?"),
         (["train", "--optimizer", "adamx"], "did you mean 'adam"),
         (["train", "--device", "gpu"], "must be auto, cpu, cuda or cuda:N"),
         (["train", "--augment", "flip,corp"], "did you mean 'crop'"),
-        (["train", "--nesterov"], "nesterov needs a momentum"),
+        (["train", "--optimizer", "sgd", "--nesterov"], "nesterov needs a momentum"),
+        (["train", "--nesterov"], "nesterov has no meaning for optimizer adamw"),
         (["train", "--momentum", "0.9"], "momentum has no meaning for optimizer adamw"),
         (["train", "--resume", "x", "--out", "y"], "leave --out away"),
         (["train", "--resume", "x", "--dry-run"], "leave --resume away"),
@@ -175,7 +204,7 @@ def test_the_module_is_the_command():
         (["train", "--resume", "x", "--no-nesterov"], "--nesterov cannot be changed"),
         (["eval"], "Missing argument 'CHECKPOINT'"),
         (["eval", "x"], "Missing option '--data'"),
-        (["data", "fetch"], "No such command 'fetch'"),
+        (["data", "fetsh"], "No such command 'fetsh'"),
         (["data", "synth", "x", "--train", "0"], "must be at least 1"),
         (["doctor", "--cure"], "No such option"),
     ],
@@ -280,7 +309,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(content, message, tmp_path):
 
 
 def test_a_missing_file_is_named():
-    assert "cannot read settings from c.toml: No such file" in fails(2, "train", "--config", "c.toml")
+    assert "cannot read c.toml: No such file" in fails(2, "train", "--config", "c.toml")
 
 
 def test_a_wrong_variable_is_named():

@@ -2,6 +2,7 @@
 
 import math
 import os
+import tomllib
 
 import hypothesis
 import numpy as np
@@ -25,10 +26,11 @@ from fastadam.data.formats import FORMATS
 from fastadam.data.library import SYNTHETIC
 from fastadam.errors import ConfigError
 from fastadam.optim import OPTIMIZERS
+from fastadam.recipes import RECIPES, in_words, recipe_of
 from fastadam.setting import FLOAT32_LEAST
 
 NUMBERS = [name for name, setting in settings().items() if setting.kind in ("count", "number")]
-MAY_BE_ZERO = ["beta1", "beta2", "weight_decay", "momentum", "warmup", "label_smoothing", "seed"]
+MAY_BE_ZERO = ["beta1", "beta2", "weight_decay", "momentum", "warmup", "label_smoothing", "dropout", "seed"]
 
 
 def test_defaults_are_valid_and_every_setting_is_described():
@@ -63,7 +65,6 @@ def test_zero_is_allowed_where_it_means_off(name):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": "vgg"}, "model must be one of mlp, cnn, found 'vgg'"),
         ({"model": "cn"}, "did you mean 'cnn'"),
         ({"optimizer": "adamx"}, "did you mean 'adam"),
         ({"epochs": 3.0}, "epochs must be a whole number, found 3.0"),
@@ -74,6 +75,21 @@ def test_zero_is_allowed_where_it_means_off(name):
         ({"device": "cuda:x"}, "device must be"),
         ({"nesterov": 1}, "nesterov must be true or false"),
         ({"nesterov": True, "optimizer": "sgd"}, "nesterov needs a momentum"),
+        ({"nesterov": True, "model": "resnet20", "momentum": 0}, "nesterov needs a momentum"),
+        ({"beta1": 0.8, "model": "resnet20"}, "beta1 has no meaning for optimizer sgd"),
+        ({"gamma": 0.5}, "gamma has no meaning for schedule cosine"),
+        ({"milestones": [0.5], "schedule": "onecycle"}, "milestones has no meaning for schedule onecycle"),
+        ({"milestones": [0.5, 0.25], "schedule": "step"}, "milestones must rise from number to number"),
+        ({"milestones": [0.5, 0.5], "schedule": "step"}, "milestones must rise"),
+        ({"milestones": [0], "schedule": "step"}, "milestones must be above 0"),
+        ({"milestones": [], "schedule": "step"}, "milestones must be numbers separated by commas"),
+        ({"milestones": [0.5, "x"], "schedule": "step"}, "milestones must be numbers"),
+        ({"milestones": 0.5, "schedule": "step"}, "milestones must be numbers"),
+        ({"milestones": [True], "schedule": "step"}, "milestones must be numbers"),
+        ({"milestones": [math.nan], "schedule": "step"}, "milestones must be a finite number"),
+        ({"gamma": 1.5, "schedule": "step"}, "gamma must be at most 1"),
+        ({"ema": 1.0}, "ema must be below 1"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"momentum": 0.9}, "momentum has no meaning for optimizer adamw, which takes beta1, beta2, eps"),
         ({"beta2": 0.9, "optimizer": "sgd"}, "beta2 has no meaning for optimizer sgd"),
         ({"augment": ["flip", "crp"]}, "did you mean 'crop'"),
@@ -103,12 +119,15 @@ def test_text_becomes_a_value_of_the_right_type():
     assert known["lr"].parse("1e-3") == 0.001
     assert known["augment"].parse("crop, flip") == ("flip", "crop")
     assert known["augment"].parse("none") == ()
+    assert known["milestones"].parse("0.5, 0.75,10") == (0.5, 0.75, 10.0)
     for name, text in [
         ("epochs", "3.5"),
         ("epochs", ""),
         ("epochs", "9" * 5000),
         ("lr", "fast"),
         ("lr", "nan"),
+        ("milestones", ""),
+        ("milestones", "0.5;0.75"),
     ]:
         with pytest.raises(ValueError, match="must be"):
             known[name].parse(text)
@@ -119,9 +138,8 @@ def configs(draw):
     """Valid settings, each optional one sometimes given."""
     values = {}
     for name, setting in settings().items():
-        if name in ("epochs", "steps", *OPTIMIZER_SETTINGS["adam"], *OPTIMIZER_SETTINGS["sgd"]) or not draw(
-            st.booleans()
-        ):
+        tied = (*OPTIMIZER_SETTINGS["adam"], *OPTIMIZER_SETTINGS["sgd"], "milestones", "gamma")
+        if name in ("epochs", "steps", *tied) or not draw(st.booleans()):
             continue
         low = max(setting.low, -1e300)
         high = min(setting.high, 1e38)
@@ -135,11 +153,14 @@ def configs(draw):
                 "choice": lambda s=setting: st.sampled_from(s.choices),
                 "device": lambda: st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
                 "list": lambda s=setting: st.lists(st.sampled_from(s.choices), unique=True),
+                "numbers": lambda: st.lists(st.floats(2.0**-100, 1e9), min_size=1, unique=True).map(sorted),
             }[setting.kind]()
         )
     length = draw(st.sampled_from(["epochs", "steps", None]))
     if length:
         values[length] = draw(st.integers(1, 10**6))
+    if values.get("schedule") == "step":
+        values["milestones"] = draw(st.lists(st.floats(2.0**-100, 1e9), min_size=1, unique=True).map(sorted))
     return TrainConfig.from_dict(values)
 
 
@@ -174,7 +195,7 @@ def test_a_broken_file_is_named_with_the_line(content, message, tmp_path):
 
 @pytest.mark.parametrize("name", ["missing.toml", ".", "a\0b"])
 def test_a_file_that_cannot_be_read_is_named(name, tmp_path):
-    with pytest.raises(ConfigError, match="cannot read settings"):
+    with pytest.raises(ConfigError, match="cannot read "):
         load_toml(f"{tmp_path}/{name}")
 
 
@@ -191,10 +212,43 @@ def test_defaults_are_the_optimizers_own(name):
     assert set(OPTIMIZER_SETTINGS[name]) == set(made) - {"lr", "weight_decay", "dampening"}
     for setting in ("lr", "weight_decay", *OPTIMIZER_SETTINGS[name]):
         assert getattr(config, setting) == made[setting], setting
-    # What --help says of the two that depend on the optimizer.
+    # What --help says of the two that depend on the optimizer, where the recipe has another.
     assert f"{optimizer.default_lr:g}" in settings()["lr"].default_text
     assert f"{optimizer.default_weight_decay:g}" in settings()["weight_decay"].default_text
     assert set(OPTIMIZERS) == set(OPTIMIZER_SETTINGS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_a_recipe_that_needs_no_other_option(model):
+    """What is resolved is the recipe, and stays as it is when it is read back."""
+    config = TrainConfig(model=model).resolved(train_images=50_000)
+    for name, value in RECIPES[model].settings.items():
+        assert getattr(config, name) == value, name
+    assert all(getattr(config, name) is not None for name in ("lr", "weight_decay", "schedule", "augment"))
+    again = TrainConfig.from_dict(tomllib.loads(dump_toml(config.to_dict())))
+    assert again == config == again.resolved(train_images=50_000)
+    assert in_words().count(model) >= 1
+
+
+def test_what_is_given_beats_the_recipe_and_takes_along_what_belongs_to_it():
+    """Rate, decay and momentum are the optimizer's, warm-up and milestones the schedule's."""
+    recipe = RECIPES["resnet20"].settings
+    config = TrainConfig(model="resnet20", optimizer="adamw").resolved(train_images=50_000)
+    assert (config.lr, config.weight_decay, config.momentum) == (0.001, 0.01, None)
+    assert (config.schedule, config.warmup, config.epochs) == ("cosine", recipe["warmup"], recipe["epochs"])
+    config = TrainConfig(model="resnet20", schedule="onecycle", lr=0.5).resolved(train_images=50_000)
+    assert (config.lr, config.momentum, config.warmup) == (0.5, 0.9, None)
+    config = TrainConfig(model="resnet20", schedule="step", optimizer="sgd", nesterov=True, steps=9)
+    config = config.resolved(train_images=50_000)
+    assert (config.milestones, config.gamma, config.warmup) == ((0.5, 0.75), 0.1, 0.0)
+    assert (config.lr, config.momentum, config.epochs, config.nesterov) == (0.1, 0.9, None, True)
+    config = TrainConfig(model="vgg", augment=(), momentum=0.0).resolved(train_images=50_000)
+    assert (config.augment, config.optimizer) == ((), "adamw")
+    assert TrainConfig(optimizer="sgd").resolved(train_images=50_000).momentum == 0.0
+
+
+def test_a_net_from_a_file_has_the_general_recipe():
+    assert recipe_of("/nets/mine.toml") is recipe_of("cnn")
 
 
 def test_data_sets_with_a_name_are_those_that_load_knows():
@@ -203,9 +257,9 @@ def test_data_sets_with_a_name_are_those_that_load_knows():
 
 def test_every_model_can_be_built():
     for name in MODELS:
-        assert models.build(name).graph
+        assert models.graph_of(name)
     with pytest.raises(ConfigError):
-        models.build("vgg")
+        models.graph_of("vggg")
 
 
 def test_resolving_fills_in_what_depends_on_the_run(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Data sets: files read and written, damage named, divisions and statistics."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 
 from fastadam import data
 from fastadam.data import source as data_source
-from fastadam.data.formats import CIFAR10, CIFAR100
+from fastadam.data.formats import CIFAR10
 from fastadam.errors import DataError, FastAdamError
 
 RECORD = 3073
+ZEROS = {"train_labels": np.zeros(20, np.int32), "test_labels": np.zeros(10, np.int32)}
 TEN = CIFAR10.classes
 
 quick = settings(
@@ -108,7 +110,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, train, test, seed):
     assert sorted(written) == sorted(place.iterdir())
     read = data.load(place)
     assert_same(read, made)
-    assert (read.name, read.source) == ("cifar10", str(place))
+    assert (read.name, read.source) == ("images", str(place))  # not CIFAR-10's classes
     assert read.train_images.flags.c_contiguous
 
 
@@ -181,7 +183,8 @@ def test_class_names_come_along_if_they_make_sense(folder):
     assert data.load(folder).classes == tuple("zyxwvutsrq")
     for nonsense in (
         b"",
-        b"one\ntwo\n",
+        b"one\n",
+        b"".join(b"%d\n" % number for number in range(257)),
         b"a\n" * 10,
         b"\xff\xfe" * 30,
         b"\n".join([b"\x1b[31m%d" % i for i in range(10)]),
@@ -192,6 +195,23 @@ def test_class_names_come_along_if_they_make_sense(folder):
     names.unlink()
     assert data.load(folder).classes == TEN
     assert data.check(folder) == []
+
+
+@pytest.mark.parametrize("count", [2, 7, 256])
+def test_any_number_of_classes(tmp_path, count):
+    """CIFAR-10's records, with a list of other names beside them."""
+    made, names = make(300, 10), tuple(f"class {number}" for number in range(count))
+    labels = np.arange(300, dtype=np.int32) % count
+    made = dataclasses.replace(made, train_labels=labels, test_labels=labels[:10], classes=names)
+    data.write_binary(tmp_path / "set", made)
+    assert_same(data.load(tmp_path / "set"), made)
+    assert data.check(tmp_path / "set") == []
+    assert len(data.inspect(tmp_path / "set").train_counts) == count
+    (tmp_path / "set" / "batches.meta.txt").write_text("a\nb\n")
+    if count > 2:  # the labels say more than the list
+        message = failure(tmp_path / "set")
+        assert "batches.meta.txt names 0 to 1" in message
+        assert "fastadam data import" in message
 
 
 def test_home_folder(folder, monkeypatch):
@@ -437,7 +457,7 @@ def test_archive_that_is_none(tmp_path, content, expected):
     message = failure(archive)
     assert expected in message
     assert str(archive) in message
-    assert "kriz/cifar.html" in message or "expected data_batch_*.bin" in message
+    assert "fastadam data fetch" in message or "expected data_batch_*.bin" in message
 
 
 def test_published_archive_cut_off_tells_its_size(folder, tmp_path):
@@ -655,8 +675,11 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match="10 classes"):
-        data.write_binary(tmp_path, make(classes=CIFAR100.classes))
+    for classes in (("one",), tuple(map(str, range(257)))):
+        with pytest.raises(ValueError, match="2 to 256 classes"):
+            data.write_binary(tmp_path, dataclasses.replace(make(), classes=classes, **ZEROS))
+    with pytest.raises(ValueError, match="different"):
+        data.write_binary(tmp_path, make(classes=("a ", "a", *TEN[2:])))
     with pytest.raises(ValueError, match="without training or test images"):
         data.write_binary(tmp_path, make(test=0))
     with pytest.raises(ValueError, match="printable"):

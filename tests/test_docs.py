@@ -1,5 +1,6 @@
 """The README tells the truth: its commands, options and files exist, its Python runs."""
 
+import importlib.util
 import os
 import re
 import runpy
@@ -71,8 +72,16 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     names = {key: rng.standard_normal(5).astype(np.float32) for key in ("w", "b", "dw", "db")}
     before, scope = names["w"].copy(), {**names, "images": data.train_images, "labels": data.train_labels}
-    for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(snippet.replace("images, labels = ...", "").replace("epochs=5", "epochs=1"), scope)
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    with_torch = [snippet for snippet in snippets if "import torch" in snippet]
+    assert len(with_torch) == 1
+    for snippet in snippets:
+        if snippet not in with_torch or importlib.util.find_spec("torch"):
+            exec(snippet.replace("images, labels = ...", "").replace("epochs=5", "epochs=1"), scope)
+    if "module" in scope:
+        probabilities = scope["module"](scope["torch"].tensor(scope["x"], dtype=scope["torch"].float32)).softmax(1)
+        want = scope["model"].predict_proba(data.train_images[:10])
+        np.testing.assert_allclose(probabilities.detach().numpy(), want, atol=1e-5)
     assert (tmp_path / "cnn.safetensors").exists()
     assert not np.array_equal(before, names["w"])
 

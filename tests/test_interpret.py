@@ -128,7 +128,7 @@ class TestTorch:
         params, state, x, labels = draw_arrays(graph, 4)
         arenas = make_arenas(graph, params, state)
         arenas["GRAD"].flat[...] = 0
-        plan = Plan(graph, 4, source="float32", update=rule, clip_norm=clip)
+        plan = Plan(graph, 4, source="float32", update=rule, clip_norm=clip, decay="all")
         program = bind(plan, arenas, x, labels, guard=64)
 
         tensors = {p.name: torch.tensor(to_public(p, params[p.name]), requires_grad=True) for p in graph.params}

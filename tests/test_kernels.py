@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from fastadam import reference
+from fastadam import reference, trial
 from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.kernels import OPS, cpu
 from fastadam.kernels.cpu import conv, linear
-
-GUARD = 67
-"""Elements before and after an array: an odd number, so that no array starts at a line of the cache."""
+from fastadam.trial import Guarded, expect
 
 one_case_each = pytest.mark.parametrize("op", OPS)
 
@@ -25,53 +23,9 @@ def cases_of(op: str) -> list[Case]:
     return [case for case in CASES if case.op == op]
 
 
-class Guarded:
-    """A copy of an array inside a larger one, with guards on both sides: NaN, or the largest integer."""
-
-    def __init__(self, array: np.ndarray):
-        wall = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max
-        self._buffer = np.full(array.size + 2 * GUARD, wall, array.dtype)
-        self.array = self._buffer[GUARD : GUARD + array.size].reshape(array.shape)
-        self.array[...] = array
-        self._before = self._buffer.tobytes()
-
-    @property
-    def unchanged(self) -> bool:
-        return self._buffer.tobytes() == self._before
-
-    @property
-    def guards_hold(self) -> bool:
-        before = np.frombuffer(self._before, self._buffer.dtype)
-        return all(
-            self._buffer[side].tobytes() == before[side].tobytes() for side in (slice(GUARD), slice(-GUARD, None))
-        )
-
-
 def call(case: Case, change: Callable[[dict[str, np.ndarray]], None] = lambda ins: None) -> dict[str, np.ndarray]:
     """The outs of a case, after checking that nothing else was written."""
-    outs, ins = case.make()
-    change(ins)
-    outs, ins = ({name: Guarded(a) for name, a in arrays.items()} for arrays in (outs, ins))
-    arrays = [guarded.array for guarded in (*outs.values(), *ins.values())]
-    assert getattr(cpu, case.op)(*arrays, *case.scalars.values()) is None
-    for name, guarded in outs.items():
-        assert guarded.guards_hold, f"{name}: written outside"
-    for name, guarded in ins.items():
-        assert guarded.unchanged, f"{name}: an input was written"
-    return {name: guarded.array for name, guarded in outs.items()}
-
-
-def expect(case: Case, change: Callable[[dict[str, np.ndarray]], None] = lambda ins: None) -> dict[str, np.ndarray]:
-    """The same in float64, by the reference."""
-    outs, ins = case.make()
-    change(ins)
-    outs, ins = (
-        {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in arrays.items()}
-        for arrays in (outs, ins)
-    )
-    with np.errstate(invalid="ignore"):
-        getattr(reference, case.op)(*outs.values(), *ins.values(), *case.scalars.values())
-    return outs
+    return trial.call(case, cpu, change)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -132,7 +86,7 @@ SEEN = {  # the input whose NaN has to reach an out: what a diverged run would b
     "lane_moments": "x", "lane_sums": "dz", "bn_finalize": "moments", "bn_inference": "running_var",
     "bn_backward_finalize": "sums", "sum_lanes": "part", "softmax_loss": "x", "conv2d_backward": "dz",
     "linear_backward": "dz", "avgpool_backward": "dy", "join_backward": "dz", "norm_lanes": "g",
-    "adam_update": "g", "adamw_update": "g", "sgd_update": "g",
+    "adam_update": "g", "adamw_update": "g", "sgd_update": "g", "ema_update": "p", "accumulate": "x",
 }  # fmt: skip
 
 

@@ -9,20 +9,23 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEVELS = (
     ("fastadam_cli",),
-    ("training", "doctor"),
+    ("training", "evaluation", "predict", "verify", "plots", "doctor"),
     ("job",),
     ("trainer", "run"),
-    ("models",),
-    ("model", "data"),
+    ("models", "transfer"),
+    ("model", "data", "netfile"),
     ("config",),
     ("checkpoint", "engine", "optim"),
-    ("setting", "schedule", "augment", "files", "cases", "case", "interpret", "interrupts"),
+    ("setting", "schedule", "recipes", "augment", "files", "interpret", "interrupts"),
+    ("gradcheck",),
+    ("trial", "cases", "case"),
     ("reference", "program"),
-    ("plan", "planner", "values", "memory", "calls", "layout", "arena"),
+    ("budget", "plan", "planner", "values", "memory", "calls", "layout", "arena"),
+    ("architectures",),
     ("graph",),
     ("device",),
     ("kernels",),
-    ("errors", "draws", "versions"),
+    ("errors", "draws", "versions", "units", "oracles"),
 )
 """Modules import from their own row and the rows below it."""
 

@@ -11,7 +11,8 @@ import pytest
 from graphs import MODELS, PATTERNS, Builder, chain, cnn, draw_arrays, mlp, random_graph, resnet, vgg
 from plans import assert_agrees, assert_close, bind, make_arenas, rounding_slack
 
-from fastadam import reference
+from fastadam import optim, reference
+from fastadam.arena import Arena, segment_table
 from fastadam.calls import Slot
 from fastadam.graph import Graph, Node
 from fastadam.interpret import interpret
@@ -189,17 +190,24 @@ def test_resnet_at_full_size():
 
 
 def test_accumulated_gradients_equal_one_batch():
-    """Without batch norm: plans of 3 and 2 samples with loss scale 1/5, added up, equal one plan of 5."""
+    """Without batch norm: micro-batches of 3, 2 and 1 samples with loss scale 1/6 equal one plan of 6."""
     graph = cnn()
-    params, state, x, labels = draw_arrays(graph, 5)
+    params, state, x, labels = draw_arrays(graph, 6)
     arenas = make_arenas(graph, params, state)
-    total = 0
-    for part in (slice(0, 3), slice(3, 5)):
-        plan = Plan(graph, len(x[part]), source="float32")
-        bind(plan, arenas, x[part], labels[part], loss_scale=1 / 5).run()
-        total = total + arenas["GRAD"].flat
-    bind(Plan(graph, 5, source="float32"), arenas, x, labels).run()
-    assert_close(arenas["GRAD"].flat, total, 1e-12, "gradients")
+    arenas["SUM"] = Arena(graph.trained(), dtype=np.float64)
+    arenas["SUM"].flat[:] = np.nan  # what an interrupted step might leave
+    loss = 0
+    for name, part in (("first", slice(0, 3)), ("next", slice(3, 5)), ("last", slice(5, 6))):
+        plan = Plan(graph, len(x[part]), source="float32", part=name)
+        program = bind(plan, arenas, x[part], labels[part], loss_scale=1 / 6)
+        run_checked(program)
+        loss += program.outputs["loss"]
+    total = {name: view.copy() for name, view in arenas["GRAD"].views.items()}
+    whole = bind(Plan(graph, 6, source="float32"), arenas, x, labels)
+    whole.run()
+    assert_close(loss, whole.outputs["loss"], 1e-12, "loss")
+    for name, view in arenas["GRAD"].views.items():
+        assert_close(view, total[name], 1e-12, name)
 
 
 def test_statistics_restated_over_batches():
@@ -244,8 +252,10 @@ def test_lane_count():
     assert lane_count(128, 4 * 1728) == 64
     assert lane_count(3, 4 * 1728) == 3
     assert lane_count(128, 4 * 589_824) == 14  # 9 x 256 x 256 filters: 32 MiB of partial sums
-    assert lane_count(128, 1 << 30) == 8
-    assert lane_count(2, 1 << 30) == 2
+    assert lane_count(128, 1 << 27) == 8
+    assert lane_count(2, 1 << 27) == 2
+    assert lane_count(128, 4 * 9 * 2048 * 2048) == 7
+    assert lane_count(128, 1 << 50) == 1
 
 
 def test_lanes_do_not_change_with_anything_but_shape():
@@ -284,7 +294,7 @@ def test_update_traffic():
     count = plan.arena_bytes["PARAM"] // 4
     assert call.op == "adamw_update"
     assert [slot.shape for slot in call.outs] == [(count,)] * 3
-    assert call.bytes == 4 * 4 * count + 13 * 4
+    assert call.bytes == 4 * 4 * count + 2 * 13 * 4 + 6 * 24  # the runs of three layers with biases
 
 
 @pytest.mark.parametrize(
@@ -301,6 +311,47 @@ def test_update_calls(update, clip, ops, arenas):
     tail = [call.op for call in plan.calls if call.op in ("norm_lanes", "clip_factor") or call.op.endswith("update")]
     assert tail == ops
     assert plan.arena_bytes.keys() == arenas
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "ops", "arenas"),
+    [
+        ("first", {}, ["fill", "accumulate"], {"SUM"}),
+        ("next", {}, ["accumulate"], {"SUM"}),
+        ("last", {"update": "sgd"}, ["accumulate", "sgd_update"], {"SUM", "M"}),
+        (
+            "last",
+            {"update": "sgd", "clip_norm": 1.0, "ema": True},
+            ["accumulate", "norm_lanes", "clip_factor", "sgd_update", "ema_update"],
+            {"SUM", "M", "EMA", "EMA.STATE"},
+        ),
+    ],
+)
+def test_calls_of_a_micro_batch(part, settings, ops, arenas):
+    plan = Plan(cnn(), 2, part=part, **settings)
+    check_plan(plan)
+    assert [call.op for call in plan.calls[-len(ops) :]] == ops
+    assert plan.arena_bytes.keys() == {"PARAM", "GRAD", "STATE"} | arenas
+
+
+def test_biases_and_norms_do_not_decay_unless_all_do():
+    graph = resnet()
+    spared = {p.name for p in graph.params if p.kind == "vector"}
+    plan = Plan(graph, 2, update="adamw")
+    for start, end, name in segment_table(graph.trained())[0]:
+        (group,) = (group for a, b, group in plan.groups if a <= start and end <= b)
+        assert group == (name in spared), name
+    assert any(name.endswith("bias") for name in spared)
+    assert {group for *_, group in Plan(graph, 2, update="adamw", decay="all").groups} == {0}
+    params, state, x, labels = draw_arrays(graph, 3)
+    for decay in ("weights", "all"):
+        arenas = make_arenas(graph, params, state)
+        program = bind(Plan(graph, 3, source="float32", update="adamw", decay=decay), arenas, x, labels)
+        program.inputs["h"][...] = optim.AdamW(lr=1e-30, weight_decay=1e29).groups(1)  # pulls by 0.1, steps by nothing
+        program.run()
+        for name, before in params.items():
+            shrunk = 0.9 if decay == "all" or name not in spared else 1.0
+            assert_close(arenas["PARAM"].views[name], shrunk * before, 1e-6, name)
 
 
 @pytest.mark.parametrize("mode", ["infer", "stats"])
@@ -349,6 +400,11 @@ def test_running_statistics_are_not_counted_as_parameters():
         ({"clip_norm": 0.0, "update": "adam"}, "above 0"),
         ({"clip_norm": float("nan"), "update": "adam"}, "above 0"),
         ({"smoothing": 1.5}, "smoothing"),
+        ({"decay": "some", "update": "adam"}, "weights, all"),
+        ({"part": "second"}, "first, next, last"),
+        ({"part": "last", "mode": "infer"}, "train plans take"),
+        ({"part": "next", "update": "adam"}, "has no update"),
+        ({"ema": True}, "follows an update"),
     ],
 )
 def test_refused_settings(change, words):

@@ -151,17 +151,18 @@ def test_sum_lanes_adds_in_float64():
 @pytest.mark.parametrize(("max_norm", "factor"), [(2.5, 0.5), (5.0, 1.0), (100.0, 1.0)])
 def test_clip_factor(max_norm, factor):
     """A gradient of norm 5."""
-    h, part = np.array(Hyper(*range(13)), np.float64), np.empty(64)
+    h, part = np.array([Hyper(*range(13))] * 2, np.float64), np.empty(64)
     reference.norm_lanes(part, np.array([3.0, 0.0, 4.0], np.float32))
     reference.clip_factor(h, part, max_norm)
-    assert np.isclose(h[GRAD_SCALE], factor, rtol=1e-6)
-    assert np.delete(h, GRAD_SCALE).tolist() == [*range(12)]
+    for row in h:
+        assert np.isclose(row[GRAD_SCALE], factor, rtol=1e-6)
+        assert np.delete(row, GRAD_SCALE).tolist() == [*range(12)]
 
 
 def test_clip_factor_shows_a_norm_that_is_not_finite():
-    h, part = np.ones(13), np.array([np.nan])
+    h, part = np.ones((1, 13)), np.array([np.nan])
     reference.clip_factor(h, part, 1.0)
-    assert np.isnan(h[GRAD_SCALE])
+    assert np.isnan(h[0, GRAD_SCALE])
 
 
 @pytest.mark.parametrize("act", range(8))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from small import small_data, small_model
 
 from fastadam import models, optim
 from fastadam.engine import Feed
@@ -15,24 +16,6 @@ from fastadam.errors import ConfigError, DivergedError
 from fastadam.graph import Graph, Node
 from fastadam.model import Model
 from fastadam.trainer import Fit, Trainer
-
-
-def small_model(seed: int = 0) -> Model:
-    """A network of 1,700 parameters on images of 8 x 8."""
-    model = Model(models.cnn(4, (8, 8, 3), width=4, hidden=12), {"name": "small"})
-    model.initialize(seed)
-    return model
-
-
-def small_data(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images whose class is their brightest quarter."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 120, (count, 3, 8, 8), dtype=np.uint8)
-    labels = np.arange(count) % 4
-    for image, label in zip(images, labels, strict=True):
-        top, left = divmod(int(label), 2)
-        image[:, 4 * top : 4 * top + 4, 4 * left : 4 * left + 4] += 100
-    return images, labels
 
 
 @pytest.mark.parametrize("rule", sorted(optim.OPTIMIZERS))
@@ -290,3 +273,17 @@ def test_every_graph_op_trains_alike_on_any_number_of_threads():
         states.append(np.concatenate([model.parameters.flat, model.state.flat, losses]))
     assert np.array_equal(*states)
     assert losses[-1] < losses[0] / 2
+
+
+def test_biases_and_norms_do_not_decay():
+    """A rate so small that nothing but the decay moves: by 0.1 the weights, and the rest only if all decay."""
+    for decay, spared in (("weights", {"conv1.bias", "fc1.bias", "fc.bias"}), ("all", set())):
+        model, (images, labels) = small_model(), small_data(12)
+        before = model.state_dict()
+        Trainer(model, optim.AdamW(lr=1e-30, weight_decay=1e29), decay=decay).step(images, labels)
+        after = model.state_dict()
+        for name in ("conv1.weight", "fc1.weight", "fc.weight", "conv1.bias", "fc1.bias", "fc.bias"):
+            shrunk = 1.0 if name in spared else 0.9
+            np.testing.assert_allclose(after[name], shrunk * before[name], rtol=1e-6, err_msg=f"{decay} {name}")
+    with pytest.raises(ValueError, match="weights, all"):
+        Trainer(small_model(), decay="some")

@@ -2,15 +2,16 @@
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastadam.data import synthetic
 from fastadam.data.dataset import IMAGE_SHAPE, Dataset
-from fastadam.data.formats import CIFAR10, FORMATS, HOME_PAGE, PIXELS, Format
+from fastadam.data.formats import CIFAR10, FORMATS, PIXELS, Format
 from fastadam.data.source import Source
 from fastadam.errors import DataError
 from fastadam.files import write_atomically
@@ -18,7 +19,13 @@ from fastadam.files import write_atomically
 TRAIN_FILES = 5
 """Files that ``write_binary`` spreads the training set over, as the published one is."""
 
-_NAMES_LIMIT = 2**16  # bytes of a file of class names; the published ones have less than 2,000
+MOST_CLASSES = 256
+"""Classes that a label byte can tell apart."""
+
+OWN = "images"
+"""The name of a data set of classes that are not the published ones."""
+
+_NAMES_LIMIT = 2**17  # bytes of a file of class names; the published ones have less than 2,000
 _SHOWN = 5  # record numbers told in a message
 
 
@@ -53,18 +60,25 @@ def read(source: Source) -> Dataset:
     missing = missing_files(source, form)
     if missing:
         raise DataError(str(missing[0]))
-    classes = class_names(source, form)
+    classes = class_names(source, form) or form.classes
+    form = with_classes(form, classes)
     test_images, test_labels = _read_part(source, form, [form.test])
     train_images, train_labels = _read_part(source, form, train)
     return Dataset(
-        name=form.name,
+        name=_name_of(classes),
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,
         test_labels=test_labels,
-        classes=classes or form.classes,
+        classes=classes,
         source=str(source.path),
     )
+
+
+def _name_of(classes: tuple[str, ...]) -> str:
+    """What a data set with these classes is called."""
+    known = {**{form.classes: form.name for form in FORMATS}, synthetic.CLASSES: "synthetic"}
+    return known.get(classes, OWN)
 
 
 def format_of(source: Source) -> Format:
@@ -76,9 +90,15 @@ def format_of(source: Source) -> Format:
     return found[0]
 
 
+def with_classes(form: Format, classes: tuple[str, ...]) -> Format:
+    """The format of a data set with these classes: CIFAR-10's records serve for any number up to 256."""
+    label, _ = form.labels[-1]
+    return replace(form, classes=classes, labels=(*form.labels[:-1], (label, len(classes))))
+
+
 def missing_files(source: Source, form: Format) -> list[Problem]:
     """What the data set cannot do without and does not have."""
-    where, cure = str(source.path), f"copy it there from {form.archive.name} ({HOME_PAGE})"
+    where, cure = str(source.path), f"copy it there from {form.archive.name} ({form.cure})"
     missing = []
     if not form.train_files(source.sizes):
         missing.append(Problem(where, f"{where} has {form.test} but no {form.train_shown}; {cure}"))
@@ -88,7 +108,10 @@ def missing_files(source: Source, form: Format) -> list[Problem]:
 
 
 def class_names(source: Source, form: Format) -> tuple[str, ...] | None:
-    """The class names that ``source`` brings along; None if it has none or they make no sense."""
+    """The class names that ``source`` brings along; None if it has none or they make no sense.
+
+    CIFAR-10's records may be of any 2 to 256 classes, CIFAR-100's are of its own number.
+    """
     if not 0 < source.sizes.get(form.names_file, 0) <= _NAMES_LIMIT:
         return None
     try:
@@ -96,9 +119,14 @@ def class_names(source: Source, form: Format) -> tuple[str, ...] | None:
     except (DataError, UnicodeDecodeError):
         return None
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if len(names) != len(form.classes) or len(set(names)) != len(names):
+    if not names_wanted(form)[0] <= len(names) <= names_wanted(form)[1] or len(set(names)) != len(names):
         return None
     return names if all(map(str.isprintable, names)) else None
+
+
+def names_wanted(form: Format) -> tuple[int, int]:
+    """The least and the greatest number of class names that the format's list of them may have."""
+    return (2, MOST_CLASSES) if form.name == CIFAR10.name else (len(form.classes), len(form.classes))
 
 
 def _read_part(source: Source, form: Format, files: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +161,14 @@ def as_records(data: bytes, form: Format) -> np.ndarray:
 
 def find_problems(data: bytes, where: str, form: Format) -> list[Problem]:
     """Everything that makes a file of records unusable; ``where`` is what messages call it."""
-    again = f"get the file again, from {form.archive.name} ({HOME_PAGE})"
+    own = form not in FORMATS  # classes of the user's: nobody publishes them
+    again = f"get the file again, from {form.archive.name} ({form.cure})"
+    if own:
+        again = (
+            "make the data set again (`fastadam data import`)"
+            if form.classes != synthetic.CLASSES
+            else ("draw the data set again (`fastadam data synth`)")
+        )
     if not data:
         return [Problem(where, f"{where} is empty; {again}")]
     problems = []
@@ -149,9 +184,10 @@ def find_problems(data: bytes, where: str, form: Format) -> list[Problem]:
         bad = np.flatnonzero(records[:, column] >= values)
         if bad.size:
             others = f", and {len(bad) - 1} more records are like it" if len(bad) > 1 else ""
+            known = f"{form.title} has" if not own else f"{form.names_file} names"
             message = (
                 f"{where} is damaged or of another kind: record {bad[0]} (counted from 0) has {label} "
-                f"{records[bad[0], column]}, {form.title} has 0 to {values - 1}{others}; {again}"
+                f"{records[bad[0], column]}, {known} 0 to {values - 1}{others}; {again}"
             )
             problems.append(Problem(where, message, tuple(bad.tolist())))
     return problems
@@ -175,14 +211,16 @@ def write_binary(folder: str | Path, dataset: Dataset) -> list[Path]:
 
     The training set is spread over at most five files, in its order; reading them gives the same arrays.
     A folder that holds a data set already is refused with a DataError, and nothing of a failed attempt
-    stays behind. ValueError if ``dataset`` has not ten classes or has no images.
+    stays behind. ValueError if ``dataset`` has not 2 to 256 classes or has no images.
     """
-    if len(dataset.classes) != len(CIFAR10.classes):
-        raise ValueError(f"the CIFAR-10 format has 10 classes, the data set has {len(dataset.classes)}")
+    if not 2 <= len(dataset.classes) <= MOST_CLASSES:
+        raise ValueError(f"a label byte tells 2 to {MOST_CLASSES} classes apart, not {len(dataset.classes)}")
     if not len(dataset.train_labels) or not len(dataset.test_labels):
         raise ValueError("a data set without training or test images cannot be written")
     if any(not name.strip() or not name.isprintable() for name in dataset.classes):
         raise ValueError("class names must be printable, to be written one a line")
+    if len({name.strip() for name in dataset.classes}) != len(dataset.classes):
+        raise ValueError("class names must be different")
     folder = Path(folder)
     try:
         made = not folder.exists()

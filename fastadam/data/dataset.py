@@ -12,7 +12,7 @@ IMAGE_SHAPE = (3, 32, 32)
 class Dataset:
     """A training and a test set of small colour pictures.
 
-    name           "cifar10", "cifar100" or "synthetic"
+    name           "cifar10", "cifar100", "synthetic", or "images" for other classes
     train_images   uint8 (N, 3, 32, 32), C-contiguous       test_images   uint8 (M, 3, 32, 32)
     train_labels   int32 (N,), each below len(classes)      test_labels   int32 (M,)
     classes        the names of the labels, in order

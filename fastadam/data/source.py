@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from fastadam.data.formats import CIFAR10, EXPECTED, FORMATS, HOME_PAGE, Format, is_wanted, python_version
+from fastadam.data.formats import CIFAR10, EXPECTED, FORMATS, Format, is_wanted, python_version
 from fastadam.errors import DataError
 
 ARCHIVE_LIMIT = 512 * 2**20
@@ -81,7 +81,7 @@ def open_source(path: Path) -> Source:
 def holds_data(folder: Path) -> bool:
     """Whether ``folder`` looks like a data set; False too if it is missing or cannot be read."""
     try:
-        return any(_candidates(folder))
+        return any(data_places(folder))
     except (OSError, DataError):
         return False
 
@@ -112,7 +112,7 @@ def cannot_read(path: Path, error: OSError) -> DataError:
 
 
 def _open_folder(path: Path) -> Source:
-    found = _candidates(path)
+    found = data_places(path)
     if len(found) > 1:
         places = " or ".join(map(str, found))
         raise DataError(f"{path} holds more than one data set; name one of them: {places}")
@@ -122,8 +122,11 @@ def _open_folder(path: Path) -> Source:
     return _open_archive(place) if place.is_file() else Source(place, False, _sizes(place))
 
 
-def _candidates(path: Path) -> list[Path]:
-    """The places in and below ``path`` that hold data; the folder itself counts before all others."""
+def data_places(path: Path) -> list[Path]:
+    """The places in and below ``path`` that hold data; the folder itself counts before all others.
+
+    DataError if the folder cannot be listed.
+    """
     here = _names(path)
     if any(form.is_data(name) for form in FORMATS for name in here):
         return [path]
@@ -293,13 +296,13 @@ def _is_python_version(path: Path, form: Format) -> DataError:
 
 
 def _get_binary(form: Format = CIFAR10) -> str:
-    return f"get the binary version, {form.archive.name}, from {HOME_PAGE}"
+    return f"get the binary version, {form.archive.name}: {form.cure}"
 
 
 def _download_again(path: Path) -> str:
     for form in FORMATS:
         if form.archive.name == path.name:
-            return f"download it again from {HOME_PAGE} ({form.archive.bytes:,} bytes)"
+            return f"get it again: {form.cure} ({form.archive.bytes:,} bytes)"
     return _get_binary()
 
 

@@ -20,12 +20,16 @@ dx * (of - centre).
 
 **Lanes.** A sum over the batch is kept in L partial sums over contiguous shares of the samples; L depends on
 shapes only, and lanes are added in their order. So the bits do not depend on the number of threads.
+
+**Groups.** An update is one pass over flat arenas. ``groups`` (K, 3) int64 has rows (start, end, group) that
+tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for each group.
 """
 
 MOST_LANES = 64
 """Shares of a batch at the most: work for as many cores."""
 
 OPS = (
+    "accumulate",
     "adam_update",
     "adamw_update",
     "add_forward",
@@ -42,6 +46,7 @@ OPS = (
     "conv2d_forward",
     "dropout_backward",
     "dropout_forward",
+    "ema_update",
     "fill",
     "join_backward",
     "lane_moments",

@@ -36,7 +36,7 @@ class Hyper(NamedTuple):
 MOMENTS = {"adam": ("m", "v"), "adamw": ("m", "v"), "sgd": ("m",)}
 """The rules, and what each keeps of every parameter between steps."""
 
-GRAD_SCALE = Hyper._fields.index("grad_scale")
+WEIGHT_DECAY, GRAD_SCALE = (Hyper._fields.index(name) for name in ("weight_decay", "grad_scale"))
 
 
 def adam(p, m, v, g, h):

@@ -14,7 +14,15 @@ from fastadam.kernels.cpu.norm import (
     lane_sums,
     sum_lanes,
 )
-from fastadam.kernels.cpu.optim import adam_update, adamw_update, clip_factor, norm_lanes, sgd_update
+from fastadam.kernels.cpu.optim import (
+    accumulate,
+    adam_update,
+    adamw_update,
+    clip_factor,
+    ema_update,
+    norm_lanes,
+    sgd_update,
+)
 from fastadam.kernels.cpu.pointwise import add_forward, affine_forward, fill, join_backward
 from fastadam.kernels.cpu.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
 

@@ -67,8 +67,6 @@ class _Adjoint(NamedTuple):
     rows: np.ndarray
     columns: np.ndarray
     phases: np.ndarray
-    packed: int
-    largest: int
 
 
 def _reach(size: int, out: int, kernel: int, stride: int, pad: int) -> tuple[int, int]:
@@ -78,12 +76,17 @@ def _reach(size: int, out: int, kernel: int, stride: int, pad: int) -> tuple[int
     return low, low + out + high
 
 
+def _used_taps(size: int, kernel: int, stride: int, pad: int) -> int:
+    """Taps along one axis that meet any of the ``size`` input pixels: all, unless the stride leaps over some."""
+    return sum(max(0, -(-(kernel - (top + pad) % stride) // stride)) for top in range(min(stride, size)))
+
+
 @lru_cache(maxsize=256)
 def _adjoint_tables(h, w, c, kh, kw, oh, ow, oc, stride, pad) -> _Adjoint:
     (low_h, height), (low_w, width) = _reach(h, oh, kh, stride, pad), _reach(w, ow, kw, stride, pad)
     panels = _panels(c)
     rows, columns, phases = [], [], []
-    row_at = col_at = weight_at = largest = 0
+    row_at = col_at = weight_at = 0
     for top in range(min(stride, h)):
         for left in range(min(stride, w)):
             ph, pw = -(-(h - top) // stride), -(-(w - left) // stride)
@@ -96,11 +99,9 @@ def _adjoint_tables(h, w, c, kh, kw, oh, ow, oc, stride, pad) -> _Adjoint:
             columns.append((back[:, :, None] * oc + np.arange(oc)).ravel())
             phases.append(_Phase(top, left, ph, pw, tap_top, tap_left, th, tw, row_at, col_at, weight_at))
             row_at, col_at = row_at + ph * pw, col_at + th * tw * oc
-            weight_at, largest = weight_at + th * tw * oc * panels, max(largest, ph * pw * c)
+            weight_at += th * tw * oc * panels
     join = lambda parts: np.concatenate([*parts, np.zeros(1)]).astype(np.int64)  # noqa: E731
-    return _Adjoint(
-        low_h, low_w, height, width, join(rows), join(columns), np.array(phases, np.int64), weight_at, largest
-    )
+    return _Adjoint(low_h, low_w, height, width, join(rows), join(columns), np.array(phases, np.int64))
 
 
 @leaf
@@ -269,9 +270,12 @@ def _backward_sizes(
     each = (high + 2 * pad) * (wide + 2 * pad) * c + dz.shape[1] * dz.shape[2] * _panels(oc)
     if not dx.size:
         return 0, each
-    adjoint = _adjoint_tables(high, wide, c, kh, kw, dz.shape[1], dz.shape[2], oc, stride, pad)
-    each += adjoint.height * adjoint.width * oc + (adjoint.largest if stride > 1 else 0)
-    return adjoint.packed, each
+    _, height = _reach(high, dz.shape[1], kh, stride, pad)
+    _, width = _reach(wide, dz.shape[2], kw, stride, pad)
+    each += height * width * oc
+    if stride > 1:  # the first phase is the largest
+        each += -(-high // stride) * -(-wide // stride) * c
+    return _used_taps(high, kh, stride, pad) * _used_taps(wide, kw, stride, pad) * oc * _panels(c), each
 
 
 @sized(_backward_sizes)

@@ -31,16 +31,19 @@ def _adam_span(p, m, v, g, h):
 
 
 @driver
-def adam_update(p, m, v, g, h):
+def adam_update(p, m, v, g, h, groups):
     """One step of Adam (``rules.adam``).
 
-    p, m, v (n,)   in and out: parameters, first and second moments
-    g (n,)         in: gradients
-    h              in: the numbers of ``rules.Hyper``, float32
+    p, m, v (n,)         in and out: parameters, first and second moments
+    g (n,)               in: gradients
+    h (G, fields)        in: the numbers of ``rules.Hyper``, float32, a row a group
+    groups (K, 3) int64  in: rows (start, end, group), in order: elements start to end - 1 use row ``group`` of h
     """
     for chunk in prange((p.size + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        _adam_span(p[first:last], m[first:last], v[first:last], g[first:last], h)
+        for run in range(len(groups)):
+            first, last = max(chunk * CHUNK, groups[run, 0]), min((chunk + 1) * CHUNK, groups[run, 1])
+            if first < last:
+                _adam_span(p[first:last], m[first:last], v[first:last], g[first:last], h[groups[run, 2]])
 
 
 @leaf
@@ -51,11 +54,13 @@ def _adamw_span(p, m, v, g, h):
 
 
 @driver
-def adamw_update(p, m, v, g, h):
+def adamw_update(p, m, v, g, h, groups):
     """One step of AdamW (``rules.adamw``); arguments as ``adam_update``."""
     for chunk in prange((p.size + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        _adamw_span(p[first:last], m[first:last], v[first:last], g[first:last], h)
+        for run in range(len(groups)):
+            first, last = max(chunk * CHUNK, groups[run, 0]), min((chunk + 1) * CHUNK, groups[run, 1])
+            if first < last:
+                _adamw_span(p[first:last], m[first:last], v[first:last], g[first:last], h[groups[run, 2]])
 
 
 @leaf
@@ -66,15 +71,50 @@ def _sgd_span(p, m, g, h):
 
 
 @driver
-def sgd_update(p, m, g, h):
+def sgd_update(p, m, g, h, groups):
     """One step of SGD with momentum (``rules.sgd``).
 
-    p, m (n,)   in and out: parameters, momentum buffer
-    g (n,), h   in, as ``adam_update``
+    p, m (n,)           in and out: parameters, momentum buffer
+    g (n,), h, groups   in, as ``adam_update``
+    """
+    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
+        for run in range(len(groups)):
+            first, last = max(chunk * CHUNK, groups[run, 0]), min((chunk + 1) * CHUNK, groups[run, 1])
+            if first < last:
+                _sgd_span(p[first:last], m[first:last], g[first:last], h[groups[run, 2]])
+
+
+@leaf
+def _ema_span(ema, p, share):
+    for i in range(p.size):
+        ema[i] += share * (p[i] - ema[i])
+
+
+@driver
+def ema_update(ema, p, share):
+    """Exponential moving average of the parameters (Polyak & Juditsky 1992; here with a fixed share).
+
+    ema (n,)     in and out: share * p + (1 - share) * ema, in the form that leaves ema alone where it equals p
+    p (n,)       in
+    share (1,)   in: 1 - decay
     """
     for chunk in prange((p.size + CHUNK - 1) // CHUNK):
         first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        _sgd_span(p[first:last], m[first:last], g[first:last], h)
+        _ema_span(ema[first:last], p[first:last], share[0])
+
+
+@leaf
+def _add_span(y, x):
+    for i in range(y.size):
+        y[i] += x[i]
+
+
+@driver
+def accumulate(y, x):
+    """y (n,), in and out: y + x.    x (n,)   in"""
+    for chunk in prange((y.size + CHUNK - 1) // CHUNK):
+        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
+        _add_span(y[first:last], x[first:last])
 
 
 @leaf
@@ -101,12 +141,12 @@ def norm_lanes(part, g):
 def clip_factor(h, part, max_norm):
     """Clipping by global norm: Pascanu et al. 2013, section 3.2, with PyTorch's 1e-6 in the denominator.
 
-    h                   in and out: its grad_scale becomes min(1, max_norm / (norm + 1e-6)); a norm that is
-                        not finite gives a factor that is not finite or zero, and the loss shows it
+    h (G, fields)       in and out: grad_scale of every row becomes min(1, max_norm / (norm + 1e-6)); a norm that
+                        is not finite gives a factor that is not finite or zero, and the loss shows it
     part (L,) float64   in: sums of squares by ``norm_lanes``
     """
     total = float64(0)
     for lane in range(part.size):
         total += part[lane]
     factor = float64(max_norm) / (np.sqrt(total) + 1e-6)
-    h[GRAD_SCALE] = np.float32(factor) if not factor >= 1.0 else np.float32(1)
+    h[:, GRAD_SCALE] = np.float32(factor) if not factor >= 1.0 else np.float32(1)

@@ -1,0 +1,296 @@
+"""Proof, on this machine, that kernels and optimisers compute what they should: ``fastadam verify``.
+
+Four kinds of checks, each with its worst error as a multiple of what is tolerated:
+
+op          every op on every case of ``fastadam.cases``: against the float64 reference, the same bits for one
+            and two threads, nothing written outside its outs
+gradient    the backward ops of that reference against finite differences of its forward ops
+optimizer   twenty steps against the papers' formulas in float64, and against PyTorch's where that is installed
+step        whole training steps of a small network with every layer, against ``fastadam.interpret`` in float64
+"""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fastadam import gradcheck, trial
+from fastadam.cases import CASES
+from fastadam.device import COMPILING, CpuDevice, get_device
+from fastadam.errors import DeviceError
+from fastadam.graph import Graph, Node
+from fastadam.interpret import interpret
+from fastadam.kernels import OPS
+from fastadam.model import Model
+from fastadam.optim import OPTIMIZERS
+from fastadam.oracles import ORACLES
+from fastadam.trainer import Trainer
+
+OPTIMIZER_STEPS, TRAINING_STEPS = 20, 3
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was checked and how it went.
+
+    error     the worst error, as a multiple of what is tolerated
+    problem   what else was wrong, one line; empty if nothing was
+    """
+
+    kind: str
+    name: str
+    cases: int
+    error: float
+    problem: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well: not so for an error that is not a number."""
+        return not self.problem and self.error <= 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def verify(device: str = "auto", say: Callable[[str], None] = lambda text: None) -> Iterator[Check]:
+    """All checks, one after the other; ``say`` hears what begins. DeviceError for a device that is not there."""
+    places = _places(device)
+    with places[0].compile_clock(lambda: say(COMPILING)):
+        threads = " and ".join(str(place.threads) for place in places)
+        say(f"{len(OPS)} ops in {len(CASES)} cases, on {threads} threads ...")
+        for op in OPS:
+            yield check_op(op, places)
+        say("gradients of the reference by finite differences ...")
+        yield from check_gradients()
+        say("optimisers ...")
+        for name in OPTIMIZERS:
+            yield check_optimizer(name)
+        yield from check_against_torch()
+        say("whole training steps ...")
+        for name in OPTIMIZERS:
+            yield check_training(name, places)
+
+
+def _places(device: str) -> list[CpuDevice]:
+    """The device with one and with two threads; with one alone where numba was started with no more."""
+    two: list[CpuDevice] = []
+    with contextlib.suppress(DeviceError):
+        two = [get_device(device, 2)]  # first: it decides how many threads numba can have
+    return [get_device(device, 1), *two]
+
+
+def _checked(kind: str, name: str, cases: int, errors: Iterator[float]) -> Check:
+    """The check of so many cases, whose errors are computed now; what is raised meanwhile is its problem."""
+    worst = 0.0
+    try:
+        for error in errors:
+            worst = float(np.maximum(worst, error))  # NaN stays
+    except Exception as error:
+        return Check(kind, name, cases, worst, " ".join(f"{type(error).__name__}: {error}".split()))
+    return Check(kind, name, cases, worst)
+
+
+# Ops and gradients ----------------------------------------------------------------------------------------
+
+
+def check_op(op: str, places: list[CpuDevice]) -> Check:
+    """An op on all of its cases."""
+    cases = [case for case in CASES if case.op == op]
+
+    def errors() -> Iterator[float]:
+        for case in cases:
+            results = []
+            for place in places:
+                with place.running():
+                    results.append(trial.call(case, place.ops))
+            if len({tuple(out.tobytes() for out in outs.values()) for outs in results}) > 1:
+                raise AssertionError(f"{case}: other bits on other numbers of threads")
+            yield trial.worst_error(case, results[0], trial.expect(case))
+
+    return _checked("op", op, len(cases), errors())
+
+
+def check_gradients() -> Iterator[Check]:
+    """The reference's gradients, op by op, and batch norm, which takes several ops."""
+    for op in OPS:
+        cases = [case for case in gradcheck.GRADIENT_CASES if case.op == op]
+        if cases:
+            yield _checked("gradient", op, len(cases), map(gradcheck.gradient_error, cases))
+    norms = (gradcheck.batch_norm_error(relu, np.random.default_rng(0)) for relu in (False, True))
+    yield _checked("gradient", "batch norm", 2, norms)
+
+
+# Optimisers -----------------------------------------------------------------------------------------------
+
+SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "adam": ({}, {"weight_decay": 0.1, "beta1": 0.5, "eps": 1e-3}),
+    "adamw": ({}, {"lr": 0.1, "beta2": 0.9, "weight_decay": 0.1}),
+    "sgd": (
+        {"lr": 0.5},
+        {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01},
+        {"momentum": 0.9, "nesterov": True},
+    ),
+}
+"""What each optimiser is checked with; one that is not listed, with its defaults."""
+
+SHAPES = {"scalar": (), "vector": (7,), "filter": (5, 3, 3, 3), "large": (50_001,)}
+
+STEPS_RTOL, STEPS_ATOL = 2e-5, 5e-6  # the roundings of twenty steps in float32, on numbers of up to ten
+
+
+def check_optimizer(name: str) -> Check:
+    """Steps of an optimiser on arrays of several ranks against its paper."""
+    chosen = SETTINGS.get(name, ({},))
+
+    def errors() -> Iterator[float]:
+        oracle = ORACLES[name]
+        for settings in chosen:
+            start, gradients, optimizer, end = _run_optimizer(name, settings)
+            for key, p in start.items():
+                want = p.astype(np.float64)
+                kept: Arrays = {}
+                for t, g in enumerate(gradients, 1):
+                    want = oracle(want, g[key].astype(np.float64), kept, t, optimizer.settings())
+                yield trial.error_over(end[key], want, STEPS_RTOL, STEPS_ATOL)
+
+    return _checked("optimizer", name, len(chosen), errors())
+
+
+def check_against_torch() -> Iterator[Check]:
+    """The same steps against PyTorch's optimisers in float64; nothing without PyTorch."""
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError):  # not there, or broken
+        return
+    twins = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    for name in filter(twins.__contains__, OPTIMIZERS):
+        errors = (_torch_error(torch, twins[name], name, settings) for settings in SETTINGS[name])
+        yield _checked("optimizer", f"{name}, PyTorch {torch.__version__}", len(SETTINGS[name]), errors)
+
+
+def _torch_error(torch: Any, twin: Any, name: str, settings: Mapping[str, Any]) -> float:
+    start, gradients, optimizer, end = _run_optimizer(name, settings)
+    given = optimizer.settings()
+    betas = {"betas": (given.pop("beta1"), given.pop("beta2"))} if "beta1" in given else {}
+    tensors = {key: torch.tensor(p.astype(np.float64), requires_grad=True) for key, p in start.items()}
+    other = twin(tensors.values(), **given, **betas)
+    for g in gradients:
+        for key, tensor in tensors.items():
+            tensor.grad = torch.tensor(g[key].astype(np.float64))
+        other.step()
+    return max(
+        trial.error_over(end[key], tensor.detach().numpy(), STEPS_RTOL, STEPS_ATOL) for key, tensor in tensors.items()
+    )
+
+
+def _run_optimizer(name: str, settings: Mapping[str, Any]) -> tuple[Arrays, list[Arrays], Any, Arrays]:
+    """Arrays before, the gradients of every step, the optimiser, the arrays after."""
+    rng = np.random.default_rng(0)
+
+    def draw() -> Arrays:
+        return {key: np.array(rng.standard_normal(shape), np.float32) for key, shape in SHAPES.items()}
+
+    start, gradients = draw(), [draw() for _ in range(OPTIMIZER_STEPS)]
+    end = {key: p.copy() for key, p in start.items()}
+    optimizer = OPTIMIZERS[name](end, **settings)
+    for g in gradients:
+        optimizer.step(g)
+    return start, gradients, optimizer, end
+
+
+# Whole steps ----------------------------------------------------------------------------------------------
+
+BATCH = 16
+
+# Roundings of parameters of size one, and of gradients summed from a few thousand terms, times the rate.
+TRAINING_TOLERANCE = 5e-6
+
+
+def small_network() -> Graph:
+    """Every kind of layer, a value that is read twice, a convolution with a stride."""
+    conv = {"out": 8, "kernel": 3, "stride": 1, "pad": 1, "bias": False}
+    rows: tuple[tuple[str, str, tuple[str, ...], dict[str, Any]], ...] = (
+        ("x", "input", (), {"shape": (12, 10, 3)}),
+        ("c", "conv", ("x",), {**conv, "bias": True}),
+        ("n", "bn", ("c",), {}),
+        ("r", "relu", ("n",), {}),
+        ("d", "conv", ("r",), conv),
+        ("b", "bn", ("d",), {}),
+        ("s", "add", ("b", "r"), {}),
+        ("q", "relu", ("s",), {}),
+        ("m", "maxpool", ("q",), {}),
+        ("e", "conv", ("m",), {**conv, "out": 12, "stride": 2}),
+        ("o", "dropout", ("e",), {"p": 0.3}),
+        ("a", "avgpool", ("o",), {}),
+        ("l", "linear", ("a",), {"out": 20, "bias": True}),
+        ("t", "relu", ("l",), {}),
+        ("fc", "linear", ("t",), {"out": 10, "bias": True}),
+    )
+    return Graph([Node(op, name, inputs, attrs) for name, op, inputs, attrs in rows])
+
+
+def check_training(name: str, places: list[CpuDevice]) -> Check:
+    """Steps of a ``Trainer`` on a small network: losses, parameters and running statistics after the last."""
+
+    def errors() -> Iterator[float]:
+        results = [_train(name, place) for place in places]
+        if len({tuple(a.tobytes() for a in arrays.values()) for arrays, _ in results}) > 1:
+            raise AssertionError("other bits on other numbers of threads")
+        arrays, losses = results[0]
+        want, want_losses = _interpreted(name)
+        yield trial.error_over(np.array(losses), np.array(want_losses), TRAINING_TOLERANCE, TRAINING_TOLERANCE)
+        for key, array in want.items():
+            yield trial.error_over(arrays[key], array, TRAINING_TOLERANCE, TRAINING_TOLERANCE)
+
+    return _checked("step", f"training by {name}", TRAINING_STEPS, errors())
+
+
+def _train(name: str, place: CpuDevice) -> tuple[Arrays, list[float]]:
+    """{parameter or running statistic: array in kernel layout} after the steps, and their losses."""
+    model = _model()
+    trainer = Trainer(model, _optimizer(name), label_smoothing=0.1, seed=3, device=place.name, threads=place.threads)
+    losses = [trainer.step(*batch) for batch in _batches()]
+    return {**model.parameters.views, **model.state.views}, losses
+
+
+def _interpreted(name: str) -> tuple[Arrays, list[float]]:
+    """The same in float64, node by node; weight decay is for weights of convolutions and linear layers alone."""
+    model, settings, losses = _model(), _optimizer(name).settings(), []
+    params, state = (
+        {key: view.astype(np.float64) for key, view in arena.views.items()} for arena in (model.parameters, model.state)
+    )
+    kept: dict[str, Arrays] = {key: {} for key in params}
+    decayed = {param.name for param in model.graph.params if param.kind in ("conv", "linear")}
+    for t, (images, labels) in enumerate(_batches(), 1):
+        x = images.transpose(0, 2, 3, 1)
+        result = interpret(model.graph, params, state, x, labels, key=(3, t - 1), smoothing=0.1)
+        losses.append(result.loss)
+        state = result.state
+        for key, g in result.gradients.items():
+            own = settings if key in decayed else {**settings, "weight_decay": 0.0}
+            params[key] = ORACLES[name](params[key], g, kept[key], t, own)
+    return {**params, **state}, losses
+
+
+def _model() -> Model:
+    model = Model(small_network(), {})
+    model.initialize(0)
+    return model
+
+
+def _optimizer(name: str) -> Any:
+    """With a decay to be seen; and a large eps: with a small one rounding decides the steps where a gradient is 0."""
+    settings = {"adam": {"eps": 1e-2}, "adamw": {"eps": 1e-2}, "sgd": {"momentum": 0.9}}.get(name, {})
+    return OPTIMIZERS[name](None, lr=0.1, weight_decay=0.1, **settings)
+
+
+def _batches() -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    shape = (BATCH, 3, 12, 10)
+    return [(rng.standard_normal(shape, np.float32), rng.integers(0, 10, BATCH)) for _ in range(TRAINING_STEPS)]
