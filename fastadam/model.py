@@ -12,11 +12,14 @@ from fastadam.arena import Arena
 from fastadam.device import CpuDevice, get_device
 from fastadam.draws import keys
 from fastadam.engine import Engine
+from fastadam.errors import OutOfMemoryError
 from fastadam.graph import Graph
 from fastadam.layout import to_kernel, to_public
+from fastadam.units import human_bytes
 
 PREDICT_BATCH = 256
 
+_NO_QUESTION = 1 << 28  # bytes of parameters that any machine has
 _DRAWS = 1 << 20  # random numbers drawn at a time, so that a large layer needs little room beside itself
 
 
@@ -32,6 +35,7 @@ class Model:
 
     def __init__(self, graph: Graph, spec: Mapping[str, Any], classes: Sequence[str] | None = None):
         self.graph, self.spec = graph, dict(spec)
+        _check_room(graph)
         self.parameters, self.state = Arena(graph.trained()), Arena(graph.state())
         channels = graph.input_shape[2]
         self.mean, self.std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
@@ -164,6 +168,21 @@ class Model:
             arenas = {"PARAM": self.parameters, "STATE": self.state, "GRAD": Arena(self.graph.trained())}
             self._engine = Engine(self.graph, self._device or get_device("cpu"), arenas, self.mean, self.std)
         return self._engine
+
+
+def _check_room(graph: Graph) -> None:
+    """OutOfMemoryError, naming the first parameter that is too much, unless the parameters alone fit."""
+    needed = 4 * sum(param.size for param in graph.params)
+    if needed < _NO_QUESTION:
+        return
+    free, total = get_device("cpu").available_memory(), 0
+    for param in graph.params:
+        total += 4 * param.size
+        if total > free:
+            raise OutOfMemoryError(
+                f"the parameters of this network need {human_bytes(needed)} of memory and {human_bytes(free)} are free; "
+                f"{param.name} is the first that breaks the budget; use a smaller network"
+            )
 
 
 def _normal(draws: np.ndarray) -> np.ndarray:

@@ -167,8 +167,8 @@ class _Run:
                 )
             if found["settings"] != self._fingerprint["settings"]:
                 raise RunError(
-                    f"{self.folder.path / 'config.toml'}{' or model.toml' * self.folder.net.exists()} was changed since "
-                    f"{last} was written; put the settings back, or start a new run with --config and --out"
+                    f"{self.folder.path / 'config.toml'}{' or model.toml' * self.folder.net.exists()} was changed "
+                    f"since {last} was written; put the settings back, or start a new run with --config and --out"
                 )
             self.model.load_state_dict({name: content.tensors[name] for name in self.model.state_dict()})
             self.fit.restore(content.tensors, metadata)

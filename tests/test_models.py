@@ -102,7 +102,7 @@ def test_a_large_layer_is_drawn_in_parts(monkeypatch):
 
 
 def test_a_name_that_is_not_known_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match="no model is called 'resnet21'.*did you mean 'resnet"):
+    with pytest.raises(ConfigError, match=r"no model is called 'resnet21'.*did you mean 'resnet"):
         models.build("resnet21")
     with pytest.raises(ConfigError, match=r"must be one of mlp.* or a file that ends in \.toml, found 'restnet50'"):
         config.TrainConfig(model="restnet50")
