@@ -180,7 +180,7 @@ def _check_room(graph: Graph) -> None:
         total += 4 * param.size
         if total > free:
             raise OutOfMemoryError(
-                f"the parameters of this network need {human_bytes(needed)} of memory and {human_bytes(free)} are free; "
+                f"this network's parameters need {human_bytes(needed)} and {human_bytes(free)} are free; "
                 f"{param.name} is the first that breaks the budget; use a smaller network"
             )
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_both_ways_of_writing_give_the_same_net():
         Node("dropout", "dropout1", ("add1",), {"p": 0.5, "per": "element"}),
         Node("linear", "fc", ("dropout1",), {"out": 3, "bias": True}),
     )
+
+
+def test_the_documentation_shows_one_net_in_two_ways():
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", netfile.__doc__, re.MULTILINE)
+    texts = [textwrap.dedent(block) for block in blocks if "op =" in block]
+    assert len(texts) == 2
+    assert graph_of(texts[0]).nodes == graph_of(texts[1]).nodes
+    assert netfile.parse(texts[0], "net.toml").name == "small"
+    rows = {line.split("|")[1].strip() for line in netfile.__doc__.splitlines() if line.startswith("|")}
+    assert rows >= set(netfile.KEYS)
 
 
 @settings(deadline=None, max_examples=60)

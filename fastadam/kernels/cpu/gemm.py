@@ -171,7 +171,7 @@ def gather_tile(typingctx, depth, a, a_at, row, row_at, col, col_at, b, b_at, b_
     n = types.intp
 
     def generate(context, builder, sig, args):
-        depth, rows, cols, add = args[0], *args[13:]
+        depth, rows, cols, add = (args[i] for i in (0, 13, 14, 15))
         at = (element(context, builder, sig.args[t], args[t], args[t + 1]) for t in (1, 3, 5, 7, 10))
         a_base, row, col, b_base, c_base = at
         factors = _Tables(builder, a_base, row, col, rows)
