@@ -120,7 +120,7 @@ def test_partial_sums_and_scratch_stay_in_proportion():
 
 
 def test_scratch_is_what_the_tables_of_the_gradient_say():
-    from fastadam.kernels.cpu import conv
+    from fastadam.kernels.cpu import im2col
 
     sizes = itertools.product((1, 2, 3, 5, 8), (1, 4, 7), (1, 2, 3, 5), (1, 2, 3, 4), (0, 1, 2))
     for high, wide, kernel, stride, pad in sizes:
@@ -128,12 +128,12 @@ def test_scratch_is_what_the_tables_of_the_gradient_say():
         if min(oh, ow) < 1:
             continue
         x, dz, w = np.empty((2, high, wide, 3)), np.empty((2, oh, ow, 5)), np.empty((kernel, kernel, 3, 5))
-        packed, each = conv._backward_sizes(x, *[None] * 2, dz, *[None] * 4, w, x, *[None] * 7, stride, pad)
-        tables = conv._adjoint_tables(high, wide, 3, kernel, kernel, oh, ow, 5, stride, pad)
-        phases = [conv._Phase(*phase) for phase in tables.phases]
-        assert packed == sum(p.taps_high * p.taps_wide for p in phases) * 5 * conv._panels(3)
+        packed, each = im2col.backward_sizes(x, *[None] * 2, dz, *[None] * 4, w, x, *[None] * 7, stride, pad)
+        tables = im2col._adjoint_tables(high, wide, 3, kernel, kernel, oh, ow, 5, stride, pad)
+        phases = [im2col._Phase(*phase) for phase in tables.phases]
+        assert packed == sum(p.taps_high * p.taps_wide for p in phases) * 5 * im2col._panels(3)
         spread = max(p.height * p.width for p in phases) * 3 if stride > 1 else 0
-        padded = (high + 2 * pad) * (wide + 2 * pad) * 3 + oh * ow * conv._panels(5)
+        padded = (high + 2 * pad) * (wide + 2 * pad) * 3 + oh * ow * im2col._panels(5)
         assert each == padded + tables.height * tables.width * 5 + spread
 
 

@@ -1,13 +1,14 @@
 """The micro-kernel under linear and convolution: a tile of a matrix product kept in vector registers.
 
-    C[i, j] (+)= sum over k of A[row[i] + col[k]] * B[k, j]        i < rows <= TILE_ROWS, j < cols <= PANEL
+    C[i, j] (+)= sum over k of A[i, k] * B[k, j]        i < rows <= TILE_ROWS, j < cols <= PANEL
 
-A is addressed through two tables of offsets. With ``row[i] = i * I, col[k] = k`` it is a plain matrix;
-with the offsets of an image's pixels and of a filter's taps it is im2col without a copy; with the two
-exchanged it is the transpose that a weight gradient needs. B is read in panels of 16 columns.
+A is found in one of two ways. ``tile``: by strides, a plain matrix or its transpose. ``gather_tile``: through
+two tables of offsets, A[row[i] + col[k]]; with the offsets of an image's pixels and of a filter's taps that
+is im2col without a copy, and with the two exchanged the transpose that a weight gradient needs. B is read in
+panels of 16 columns.
 
-It is emitted as LLVM IR because numba has no vector type: the accumulators are SSA values, so they
-live in registers for the whole loop over k, which plain loops over arrays do not achieve.
+It is emitted as LLVM IR: the accumulators are SSA values, so they live in registers for the whole loop over
+k, which plain loops over arrays do not achieve.
 """
 
 from llvmlite import ir
@@ -16,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastadam.kernels.cpu.jit import leaf
-from fastadam.kernels.cpu.simd import WIDTH
+from fastadam.kernels.cpu.simd import IR_VECTOR, WIDTH, element, load_ir, splat_ir, store_ir
 
 PANEL = 16
 """Columns of B in a panel; a panel is stored k by k, 16 floats each, padded with zeros."""
@@ -25,138 +26,159 @@ TILE_ROWS = {16: 12, 8: 6, 4: 3}[WIDTH]
 """Rows of a tile: as many accumulators as registers allow beside the operands."""
 
 _VECTORS = PANEL // WIDTH
-_F32 = ir.FloatType()
-_I1 = ir.IntType(1)
-_I32 = ir.IntType(32)
-_I64 = ir.IntType(64)
-_VECTOR = ir.VectorType(_F32, WIDTH)
-_MASK = ir.VectorType(_I1, WIDTH)
-_ZERO = ir.Constant(_VECTOR, [0.0] * WIDTH)
-_LANES = ir.Constant(ir.VectorType(_I64, WIDTH), list(range(WIDTH)))
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_MASK = ir.VectorType(ir.IntType(1), WIDTH)
+_ZERO = ir.Constant(IR_VECTOR, [0.0] * WIDTH)
+_INDICES = ir.Constant(ir.VectorType(_I64, WIDTH), list(range(WIDTH)))
 
 
-def _splat(builder, scalar, vector_type):
-    undefined = ir.Constant(vector_type, ir.Undefined)
-    first = builder.insert_element(undefined, scalar, _I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, vector_type.count), None))
+class _Strides:
+    """A[i, k] at ``base + i * row_step + k * col_step``: a pointer for every three rows moves along k.
+
+    Three rows a pointer, at 0, 1 and 2 steps, are what x86 addresses by one register and the step.
+    """
+
+    def __init__(self, builder, base, row_step, col_step):
+        self._row_step, self._col_step = row_step, col_step
+        self.start = [builder.gep(base, [builder.mul(row_step, _I64(i))]) for i in range(0, TILE_ROWS, 3)]
+
+    def scalars(self, builder, pointers):
+        """(the numbers of one k, the pointers for the next)."""
+        double = builder.add(self._row_step, self._row_step)
+        found = []
+        for pointer in pointers:
+            found += [pointer, builder.gep(pointer, [self._row_step]), builder.gep(pointer, [double])]
+        return [builder.load(p) for p in found], [builder.gep(p, [self._col_step]) for p in pointers]
 
 
-def _load(builder, pointer):
-    value = builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()))
-    value.align = 4
-    return value
+class _Tables:
+    """A[i, k] at ``base + row[i] + col[k]``. Rows that do not exist repeat the last one: read, never stored."""
+
+    def __init__(self, builder, base, row, col, rows):
+        self._rows = []
+        last = builder.sub(rows, _I64(1))
+        for i in range(TILE_ROWS):
+            index = builder.select(builder.icmp_signed("<", _I64(i), last), _I64(i), last)
+            self._rows.append(builder.gep(base, [builder.load(builder.gep(row, [index]))]))
+        self.start = [col]
+
+    def scalars(self, builder, pointers):
+        """(the numbers of one k, the pointers for the next)."""
+        offset = builder.load(pointers[0])
+        found = [builder.load(builder.gep(row, [offset])) for row in self._rows]
+        return found, [builder.gep(pointers[0], [_I64(1)])]
 
 
-def _store(builder, value, pointer):
-    builder.store(value, builder.bitcast(pointer, _VECTOR.as_pointer())).align = 4
+def _emit(builder, depth, factors, b, b_step, c, c_step, rows, cols, add):
+    """The loop over k, then the stores; ``factors`` finds the numbers of A."""
+    before = builder.block
+    loop, end = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.store")
+    builder.cbranch(builder.icmp_signed("<=", depth, _I64(0)), end, loop)
+    builder.position_at_end(loop)
+
+    def phi(start):
+        value = builder.phi(start.type)
+        value.add_incoming(start, before)
+        return value
+
+    k, b_pointer = phi(_I64(0)), phi(b)
+    pointers = [phi(p) for p in factors.start]
+    sums = [phi(_ZERO) for _ in range(TILE_ROWS * _VECTORS)]
+    panel = [load_ir(builder, builder.gep(b_pointer, [_I64(v * WIDTH)])) for v in range(_VECTORS)]
+    scalars, moved = factors.scalars(builder, pointers)
+    kind = ir.FunctionType(IR_VECTOR, [IR_VECTOR] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
+    new = []
+    for i in range(TILE_ROWS):
+        factor = splat_ir(builder, scalars[i])
+        new += [builder.call(fma, [factor, panel[v], sums[i * _VECTORS + v]]) for v in range(_VECTORS)]
+    k_next = builder.add(k, _I64(1))
+    following = [k_next, builder.gep(b_pointer, [b_step]), *moved, *new]
+    for old, value in zip([k, b_pointer, *pointers, *sums], following, strict=True):
+        old.add_incoming(value, loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, end)
+
+    builder.position_at_end(end)
+    result = []
+    for value in new:
+        joined = builder.phi(IR_VECTOR)
+        joined.add_incoming(_ZERO, before)
+        joined.add_incoming(value, loop)
+        result.append(joined)
+    whole = builder.icmp_signed(">=", cols, _I64(PANEL))
+    for i in range(TILE_ROWS):
+        with builder.if_then(builder.icmp_signed("<", _I64(i), rows)):
+            line = builder.gep(c, [builder.mul(c_step, _I64(i))])
+            for v in range(_VECTORS):
+                pointer, value = builder.gep(line, [_I64(v * WIDTH)]), result[i * _VECTORS + v]
+                with builder.if_else(whole) as (full, part):
+                    with full, builder.if_else(add) as (yes, no):
+                        with yes:
+                            store_ir(builder, builder.fadd(value, load_ir(builder, pointer)), pointer)
+                        with no:
+                            store_ir(builder, value, pointer)
+                    with part:
+                        _store_part(builder, value, pointer, builder.sub(cols, _I64(v * WIDTH)), add)
 
 
-def _masked(builder, name, *operands):
-    """llvm.masked.load or .store of one vector with the alignment of a float."""
-    void = ir.VoidType()
-    pointer = _VECTOR.as_pointer()
-    if name == "load":
-        kind = ir.FunctionType(_VECTOR, [pointer, _I32, _MASK, _VECTOR])
-    else:
-        kind = ir.FunctionType(void, [_VECTOR, pointer, _I32, _MASK])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.v{WIDTH}f32.p0")
-    return builder.call(function, operands)
+def _store_part(builder, value, pointer, count, add):
+    """The first ``count`` numbers of a vector, stored or added."""
+    pointer_type = IR_VECTOR.as_pointer()
+    load_kind = ir.FunctionType(IR_VECTOR, [pointer_type, _I32, _MASK, IR_VECTOR])
+    store_kind = ir.FunctionType(ir.VoidType(), [IR_VECTOR, pointer_type, _I32, _MASK])
+    load, store = (
+        cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.v{WIDTH}f32.p0")
+        for name, kind in (("load", load_kind), ("store", store_kind))
+    )
+    mask = builder.icmp_signed("<", _INDICES, splat_ir(builder, count, _INDICES.type))
+    at = builder.bitcast(pointer, pointer_type)
+    old = builder.call(load, [at, _I32(4), builder.and_(mask, splat_ir(builder, add, _MASK)), _ZERO])
+    builder.call(store, [builder.fadd(value, old), at, _I32(4), mask])
 
 
 @intrinsic
-def tile(typingctx, depth, a, a_at, row, row_at, col, col_at, b, b_at, b_step, c, c_at, c_step, rows, cols, add):
+def tile(typingctx, depth, a, a_at, row_step, col_step, b, b_at, b_step, c, c_at, c_step, rows, cols, add):
     """One tile of C.
 
     depth             number of k
-    a, a_at           flat float32; element (i, k) is ``a[a_at + row[row_at + i] + col[col_at + k]]``
-    row, col          flat int64 tables of offsets; ``row`` needs ``rows`` entries, ``col`` depth
+    a, a_at           flat float32; element (i, k) is ``a[a_at + i * row_step + k * col_step]``; all TILE_ROWS
+                      rows are read, those that do not exist too
     b, b_at, b_step   flat float32; 16 numbers from ``b[b_at + k * b_step]`` are read for every k
     c, c_at, c_step   flat float32, out; element (i, j) is ``c[c_at + i * c_step + j]``
     rows, cols        the part of the tile that exists: nothing else is written (or read of C)
     add               True: C += the product; False: C = the product
     """
     n = types.intp
-    signature = types.void(n, a, n, row, n, col, n, b, n, n, c, n, n, n, n, types.boolean)
 
     def generate(context, builder, sig, args):
-        depth, _, a_at, _, row_at, _, col_at, _, b_at, b_step, _, c_at, c_step, rows, cols, add = args
-        array = {t: context.make_array(sig.args[t]) for t in (1, 3, 5, 7, 10)}
-        data = {t: array[t](context, builder, args[t]).data for t in array}
-        a_base = builder.gep(data[1], [a_at])
-        row_base = builder.gep(data[3], [row_at])
-        col_base = builder.gep(data[5], [col_at])
-        b_base = builder.gep(data[7], [b_at])
-        c_base = builder.gep(data[10], [c_at])
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{WIDTH}f32"
-        )
-
-        last = builder.sub(rows, _I64(1))
-        a_rows = []
-        for i in range(TILE_ROWS):  # rows that do not exist repeat the last one: read, never stored
-            index = _I64(i)
-            index = builder.select(builder.icmp_signed("<", index, last), index, last)
-            a_rows.append(builder.gep(a_base, [builder.load(builder.gep(row_base, [index]))]))
-
-        before = builder.block
-        loop, end = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.store")
-        nothing = builder.icmp_signed("<=", depth, _I64(0))
-        builder.cbranch(nothing, end, loop)
-        builder.position_at_end(loop)
-        k = builder.phi(_I64)
-        b_pointer = builder.phi(b_base.type)
-        k.add_incoming(_I64(0), before)
-        b_pointer.add_incoming(b_base, before)
-        sums = [builder.phi(_VECTOR) for _ in range(TILE_ROWS * _VECTORS)]
-        offset = builder.load(builder.gep(col_base, [k]))
-        panel = [_load(builder, builder.gep(b_pointer, [_I64(v * WIDTH)])) for v in range(_VECTORS)]
-        new = []
-        for i in range(TILE_ROWS):
-            factor = _splat(builder, builder.load(builder.gep(a_rows[i], [offset])), _VECTOR)
-            for v in range(_VECTORS):
-                new.append(builder.call(fma, [factor, panel[v], sums[i * _VECTORS + v]]))
-        k_next = builder.add(k, _I64(1))
-        k.add_incoming(k_next, loop)
-        b_pointer.add_incoming(builder.gep(b_pointer, [b_step]), loop)
-        for old, value in zip(sums, new, strict=True):
-            old.add_incoming(_ZERO, before)
-            old.add_incoming(value, loop)
-        builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, end)
-
-        builder.position_at_end(end)
-        result = []
-        for value in new:
-            joined = builder.phi(_VECTOR)
-            joined.add_incoming(_ZERO, before)
-            joined.add_incoming(value, loop)
-            result.append(joined)
-        whole = builder.icmp_signed(">=", cols, _I64(PANEL))
-        limit = _splat(builder, cols, _LANES.type)
-        masks = [
-            builder.icmp_signed("<", builder.add(_LANES, ir.Constant(_LANES.type, [v * WIDTH] * WIDTH)), limit)
-            for v in range(_VECTORS)
-        ]
-        for i in range(TILE_ROWS):
-            with builder.if_then(builder.icmp_signed("<", _I64(i), rows)):
-                line = builder.gep(c_base, [builder.mul(c_step, _I64(i))])
-                for v in range(_VECTORS):
-                    pointer = builder.gep(line, [_I64(v * WIDTH)])
-                    value = result[i * _VECTORS + v]
-                    with builder.if_else(whole) as (full, part):
-                        with full:
-                            with builder.if_else(add) as (yes, no):
-                                with yes:
-                                    _store(builder, builder.fadd(value, _load(builder, pointer)), pointer)
-                                with no:
-                                    _store(builder, value, pointer)
-                        with part:
-                            at = builder.bitcast(pointer, _VECTOR.as_pointer())
-                            keep = builder.and_(masks[v], _splat(builder, add, _MASK))
-                            old = _masked(builder, "load", at, _I32(4), keep, _ZERO)
-                            _masked(builder, "store", builder.fadd(value, old), at, _I32(4), masks[v])
+        depth, row_step, col_step, b_step, c_step, rows, cols, add = (args[i] for i in (0, 3, 4, 7, 10, 11, 12, 13))
+        at = (element(context, builder, sig.args[t], args[t], args[t + 1]) for t in (1, 5, 8))
+        a_base, b_base, c_base = at
+        factors = _Strides(builder, a_base, row_step, col_step)
+        _emit(builder, depth, factors, b_base, b_step, c_base, c_step, rows, cols, add)
         return context.get_dummy_value()
 
-    return signature, generate
+    return types.void(n, a, n, n, n, b, n, n, c, n, n, n, n, types.boolean), generate
+
+
+@intrinsic
+def gather_tile(typingctx, depth, a, a_at, row, row_at, col, col_at, b, b_at, b_step, c, c_at, c_step, rows, cols, add):
+    """One tile of C with A through tables: element (i, k) is ``a[a_at + row[row_at + i] + col[col_at + k]]``.
+
+    row, col   flat int64 tables of offsets; ``row`` needs ``rows`` entries, ``col`` depth
+    The other arguments are those of ``tile``.
+    """
+    n = types.intp
+
+    def generate(context, builder, sig, args):
+        depth, rows, cols, add = (args[i] for i in (0, 13, 14, 15))
+        at = (element(context, builder, sig.args[t], args[t], args[t + 1]) for t in (1, 3, 5, 7, 10))
+        a_base, row, col, b_base, c_base = at
+        factors = _Tables(builder, a_base, row, col, rows)
+        _emit(builder, depth, factors, b_base, args[9], c_base, args[12], rows, cols, add)
+        return context.get_dummy_value()
+
+    return types.void(n, a, n, row, n, col, n, b, n, n, c, n, n, n, n, types.boolean), generate
 
 
 DEPTH_BLOCK = 384
@@ -164,19 +186,41 @@ DEPTH_BLOCK = 384
 
 
 @leaf
-def product(m, n, depth, a, a_at, row, row_at, col, col_at, b, b_at, panel_step, b_step, c, c_at, c_step, add):
+def depth_step(depth):
+    """How many k one pass takes: equal shares, none above DEPTH_BLOCK."""
+    blocks = max(1, (depth + DEPTH_BLOCK - 1) // DEPTH_BLOCK)
+    return max(1, (depth + blocks - 1) // blocks)
+
+
+@leaf
+def product(m, n, depth, a, a_at, row_step, col_step, b, b_at, panel_step, b_step, c, c_at, c_step, add):
     """C (m, n) (+)= A (m, depth) @ B (depth, n): a block of a panel of B stays in L1 while A passes.
 
-    Arguments as in ``tile``; panel p of B starts at ``b_at + p * panel_step``.
+    Arguments as in ``tile``; panel p of B starts at ``b_at + p * panel_step``. A has m rounded up to whole
+    tiles of rows that may be read.
     """
-    blocks = max(1, (depth + DEPTH_BLOCK - 1) // DEPTH_BLOCK)
-    size = (depth + blocks - 1) // blocks
-    for k in range(0, max(depth, 1), max(size, 1)):
+    size = depth_step(depth)
+    for k in range(0, max(depth, 1), size):
         more = add or k > 0
         for j in range(0, n, PANEL):
             at = b_at + (j // PANEL) * panel_step + k * b_step
             for i in range(0, m, TILE_ROWS):
                 tile(
+                    min(size, depth - k), a, a_at + i * row_step + k * col_step, row_step, col_step, b, at, b_step,
+                    c, c_at + i * c_step + j, c_step, min(TILE_ROWS, m - i), n - j, more,
+                )  # fmt: skip
+
+
+@leaf
+def gather_product(m, n, depth, a, a_at, row, row_at, col, col_at, b, b_at, panel_step, b_step, c, c_at, c_step, add):
+    """``product`` with A through tables, as in ``gather_tile``."""
+    size = depth_step(depth)
+    for k in range(0, max(depth, 1), size):
+        more = add or k > 0
+        for j in range(0, n, PANEL):
+            at = b_at + (j // PANEL) * panel_step + k * b_step
+            for i in range(0, m, TILE_ROWS):
+                gather_tile(
                     min(size, depth - k), a, a_at, row, row_at + i, col, col_at + k, b, at, b_step,
                     c, c_at + i * c_step + j, c_step, min(TILE_ROWS, m - i), n - j, more,
                 )  # fmt: skip

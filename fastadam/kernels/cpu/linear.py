@@ -6,7 +6,7 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from fastadam.kernels import MOST_LANES
-from fastadam.kernels.cpu.gemm import PANEL, product
+from fastadam.kernels.cpu.gemm import PANEL, gather_product
 from fastadam.kernels.cpu.jit import driver, leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.pending import (
@@ -60,7 +60,7 @@ def _forward(y, moments, x, scale, shift, w, work, own_at, own_size, act, rows, 
         mine = own_at + get_thread_id() * own_size
         first = task * ROWS
         count = min(ROWS, outputs - first)
-        product(
+        gather_product(
             count, width, inputs, flat_w, first * inputs, rows, 0, columns, 0,
             work, 0, PANEL * inputs, PANEL, work, mine, width, False,
         )  # fmt: skip
@@ -121,17 +121,17 @@ def _backward(
     for task in prange((inputs + COLUMNS - 1) // COLUMNS):
         first = task * COLUMNS
         count = min(COLUMNS, inputs - first)
-        product(
+        gather_product(
             outputs, count, samples, work, d_at, row_t, 0, col_t, 0,
             work, first, PANEL, width, flat_dw, first, inputs, False,
         )  # fmt: skip
         if dx.size > 0:
             inside = min(count, whole - first)
-            product(
+            gather_product(
                 samples, inside, outputs, work, d_at, row_d, 0, col_d, 0,
                 flat_w, first, PANEL, inputs, flat_dx, first, inputs, False,
             )  # fmt: skip
-            product(
+            gather_product(
                 samples, count - inside, outputs, work, d_at, row_d, 0, col_d, 0,
                 work, edge_at, PANEL, PANEL, flat_dx, whole, inputs, False,
             )  # fmt: skip

@@ -1,10 +1,29 @@
-"""The width of this machine's float vectors, in floats: 16 with AVX-512, 8 with AVX2, else 4."""
+"""A vector of float32 for jitted code: as wide as the machine's registers, with the operators of a number.
+
+    v = load(x, i) * s + load(x, i + WIDTH)
+    store(y, j, v)
+
+Numba has arrays and scalars only, and LLVM's vectoriser needs a loop it can prove independent. A transform
+that keeps 36 numbers a channel in registers is no such loop, but it is straight-line code over vectors. So
+``vector`` is a numba type that stands for LLVM's ``<WIDTH x float>``: a value in a register, to be passed,
+returned and put into tuples like a float. An operator on it is one instruction (a multiply whose only reader
+is an add becomes one with it); an index counts floats and need not be aligned. Everything is emitted where
+it is used, so nothing is called, and ``cache=True`` works.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
 
 from fastadam.kernels.cache import cpu_features
 
 
 def vector_width(features: set[str]) -> int:
-    """Width on a CPU with these instruction sets, by LLVM's names.
+    """Floats in a vector of a CPU with these instruction sets, by LLVM's names: 16 with AVX-512, 8 with AVX2, else 4.
 
     A vector is only as wide as the fused multiply-add of the machine: AVX without FMA counts as 4.
     """
@@ -16,3 +35,126 @@ def vector_width(features: set[str]) -> int:
 
 
 WIDTH = vector_width(cpu_features()[1])
+"""Floats in a vector on this machine."""
+
+IR_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
+"""LLVM's type of a vector."""
+
+_ZERO = ir.Constant(IR_VECTOR, [0.0] * WIDTH)
+_FLAGS = ("contract",)  # one rounding for a multiply and an add; nothing that reorders or assumes NaN away
+
+
+class VectorType(types.Type):
+    """Numba's type of a vector."""
+
+    def __init__(self):
+        super().__init__(name=f"float32x{WIDTH}")
+
+
+vector = VectorType()
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, IR_VECTOR)
+
+
+def splat_ir(builder, scalar, kind=IR_VECTOR):
+    """A scalar in every element of an LLVM vector."""
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+
+
+def load_ir(builder, pointer):
+    """A vector from a pointer to float, of any alignment."""
+    value = builder.load(builder.bitcast(pointer, IR_VECTOR.as_pointer()))
+    value.align = 4
+    return value
+
+
+def store_ir(builder, value, pointer):
+    """A vector to a pointer to float, of any alignment."""
+    builder.store(value, builder.bitcast(pointer, IR_VECTOR.as_pointer())).align = 4
+
+
+def element(context, builder, array_type, array, index):
+    """The LLVM pointer to ``array[index]``, unchecked."""
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+@intrinsic
+def load(typingctx, array, index):
+    """``array[index : index + WIDTH]`` of a flat float32 array."""
+
+    def generate(context, builder, sig, args):
+        return load_ir(builder, element(context, builder, sig.args[0], *args))
+
+    return vector(array, types.intp), generate
+
+
+@intrinsic
+def store(typingctx, array, index, value):
+    """``array[index : index + WIDTH] = value``."""
+
+    def generate(context, builder, sig, args):
+        store_ir(builder, args[2], element(context, builder, sig.args[0], *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic
+def splat(typingctx, number):
+    """A float32 in every element."""
+
+    def generate(context, builder, sig, args):
+        return splat_ir(builder, args[0])
+
+    return vector(types.float32), generate
+
+
+@intrinsic
+def zeros(typingctx):
+    """Zero in every element."""
+
+    def generate(context, builder, sig, args):
+        return _ZERO
+
+    return vector(), generate
+
+
+@intrinsic
+def cut(typingctx, value, where):
+    """``0 if w <= 0 else v`` of every element: ReLU if both are the same, its mask on a gradient; NaN cuts nothing."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<=", args[1], _ZERO), _ZERO, args[0])
+
+    return vector(vector, vector), generate
+
+
+_PAIRS = [signature(vector, vector, vector), signature(vector, vector, types.float32)]
+
+
+def _binary(function, instruction):
+    """Teach numba ``vector OP vector`` and ``vector OP float32``."""
+
+    @infer_global(function)
+    class Typing(ConcreteTemplate):
+        key = function
+        cases = _PAIRS
+
+    @lower_builtin(function, vector, vector)
+    def both(context, builder, sig, args):
+        return getattr(builder, instruction)(*args, flags=_FLAGS)
+
+    @lower_builtin(function, vector, types.float32)
+    def mixed(context, builder, sig, args):
+        return getattr(builder, instruction)(args[0], splat_ir(builder, args[1]), flags=_FLAGS)
+
+
+_binary(operator.add, "fadd")
+_binary(operator.sub, "fsub")
+_binary(operator.mul, "fmul")

@@ -1,0 +1,286 @@
+"""3 x 3 convolution of stride 1 by Winograd's minimal filtering, forward and backward.
+
+A row of tiles at a time is brought into a strip of padded pixels, the pending activation applied on the way,
+and transformed (``points``); a block of such rows then makes 36 matrix products, (tiles, C) @ (C, OC), whose
+results are transformed back. A block is small enough for the second-level cache. Backward transforms x again
+rather than store V: that costs less than the memory would.
+
+Any height, width and padding; C and OC are multiples of a panel. What hangs over the edge is zero on the way
+in and not written on the way out.
+"""
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from fastadam.kernels import MOST_LANES
+from fastadam.kernels.cpu.gemm import PANEL, TILE_ROWS, product
+from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.pending import (
+    activate,
+    add_moments,
+    add_sums,
+    finish_gradient,
+    pull_gradient,
+    start_moments,
+)
+from fastadam.kernels.cpu.points import (
+    PATCH,
+    POINTS,
+    SCRATCH,
+    TILE,
+    filter_adjoint,
+    filter_transform,
+    gradient_transform,
+    input_adjoint,
+    input_transform,
+    output_transform,
+)
+from fastadam.kernels.cpu.workspace import aligned, reserve, threaded
+
+BLOCK_BYTES = 3 << 19
+"""Of V and M together in one block, beside which the filters pass through the second-level cache."""
+
+BLOCK_TILES = 48
+"""A block has a multiple of so many tiles, whole tiles of the micro-kernel for every width of 2, 4 and 8 tiles."""
+
+
+def _tiles(size: int) -> int:
+    return -(-size // TILE)
+
+
+def _block_rows(wide: int, c: int, oc: int) -> int:
+    """Rows of tiles in a block of a convolution whose output is ``wide`` tiles wide."""
+    tiles = max(BLOCK_TILES, BLOCK_BYTES // (4 * POINTS * (c + oc)) // BLOCK_TILES * BLOCK_TILES)
+    return max(1, min(4 * BLOCK_TILES, tiles) // wide)
+
+
+def _point_step(rows: int, wide: int, channels: int) -> int:
+    """Floats from one point to the next: whole micro-kernel tiles, and never a power of two."""
+    return -(-rows * wide // TILE_ROWS) * TILE_ROWS * channels + PANEL
+
+
+@leaf
+def _fill_strip(work, at, row, x, n, first, high, wide, pad, channels, scale, shift, act):
+    """Six padded rows of P(x) of sample n; the first is input row ``first``, outside there are zeros."""
+    for i in range(PATCH):
+        h, to = first + i, at + i * row
+        if 0 <= h < high:
+            activate(work, to + pad * channels, x, (n * high + h) * wide * channels, wide, channels, scale, shift, act)
+        else:
+            work[to + pad * channels : to + (pad + wide) * channels] = np.float32(0)
+
+
+@leaf
+def _turn(to, at, w, first, c, oc):
+    """``to[at + (tap, o, i)] = w[tap, i, o]`` for a panel of o, by squares of a cache line."""
+    for tap in range(9):
+        begin = tap * c * oc
+        for i in range(0, c, PANEL):
+            for a in range(first, first + PANEL):
+                for b in range(i, i + PANEL):
+                    to[at + begin + a * c + b] = w[begin + b * oc + a]
+
+
+@leaf
+def _pack_panel(work, w, scratch_at, first, c, oc, turned):
+    scratch = work[scratch_at : scratch_at + SCRATCH]
+    if turned:
+        taps = POINTS * c * oc
+        _turn(work, taps, w, first, c, oc)
+        filter_transform(work, c * oc, PANEL, work, taps, first, PANEL, oc, c, scratch)
+    else:
+        filter_transform(work, c * oc, PANEL, w, 0, first, PANEL, c, oc, scratch)
+
+
+@driver
+def _pack(work, own_at, own_size, w, c, oc, turned, panels):
+    """U of all filters at the head of ``work``; or, ``turned``, of those that lead from OC back to C channels."""
+    for task in prange(panels):
+        scratch_at = own_at + np.int64(get_thread_id()) * own_size
+        _pack_panel(work, w, scratch_at, np.int64(task) * PANEL, c, oc, turned)
+
+
+@leaf
+def _forward_task(y, moments, x, scale, shift, work, mine, act, pad, lanes, tasks, task, rows, step_v, step_m):
+    """The samples of a task's lanes, block by block."""
+    samples, high, wide, c = x.shape
+    out_h, out_w, oc = y.shape[1], y.shape[2], y.shape[3]
+    x, y = x.reshape(-1), y.reshape(-1)
+    down, across = (out_h + TILE - 1) // TILE, (out_w + TILE - 1) // TILE
+    row = (across * TILE + PATCH - TILE) * c
+    scratch, strip = work[mine : mine + SCRATCH], work[mine + SCRATCH : mine + SCRATCH + PATCH * row]
+    v_at = mine + SCRATCH + PATCH * row
+    m_at = v_at + POINTS * step_v
+    strip[:] = np.float32(0)
+    lane, last_lane = lane_range(task, tasks, lanes)
+    start, end = lane_range(lane, lanes, samples)
+    stop = lane_range(last_lane - 1, lanes, samples)[1]
+    for begin in range(start * down, stop * down, rows):
+        count = min(rows, stop * down - begin)
+        for r in range(count):
+            n, ty = (begin + r) // down, (begin + r) % down
+            _fill_strip(strip, 0, row, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
+            input_transform(work, v_at + r * across * c, step_v, strip, row, across, c, scratch)
+        for p in range(POINTS):
+            product(
+                count * across, oc, c, work, v_at + p * step_v, c, 1,
+                work, p * c * oc, c * PANEL, PANEL, work, m_at + p * step_m, oc, False,
+            )  # fmt: skip
+        for r in range(count):
+            n, ty = (begin + r) // down, (begin + r) % down
+            lines = min(TILE, out_h - ty * TILE)
+            at = (n * out_h + ty * TILE) * out_w * oc
+            m = m_at + r * across * oc
+            output_transform(y, at, out_w * oc, lines, out_w, work, m, step_m, across, oc, scratch)
+            if moments.size > 0:
+                if n == end:
+                    lane += 1
+                    start, end = lane_range(lane, lanes, samples)
+                if n == start and ty == 0:
+                    start_moments(moments, lane, y, at, oc)
+                add_moments(moments, lane, y, at, lines * out_w, oc)
+
+
+@driver
+def _forward(y, moments, x, scale, shift, work, own_at, own_size, act, pad, lanes, tasks, rows, step_v, step_m):
+    for task in prange(tasks):
+        mine = own_at + np.int64(get_thread_id()) * own_size
+        _forward_task(
+            y, moments, x, scale, shift, work, mine, act, pad, lanes, tasks, np.int64(task), rows, step_v, step_m
+        )
+
+
+def forward_sizes(y, x, w):
+    """Floats of workspace: (shared by all threads, of each thread)."""
+    c, oc = w.shape[2:]
+    across = _tiles(y.shape[2])
+    rows = _block_rows(across, c, oc)
+    strip = PATCH * (across * TILE + PATCH - TILE) * c
+    each = SCRATCH + strip + POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
+    return POINTS * c * oc, each
+
+
+def forward(y, moments, x, scale, shift, w, act, pad):
+    """``conv2d_forward`` for 3 x 3 and stride 1. A task owns whole lanes: enough tiles for one block at least."""
+    samples, out_h, out_w, oc = y.shape
+    c = w.shape[2]
+    across = _tiles(out_w)
+    rows = _block_rows(across, c, oc)
+    lanes = moments.shape[0] if moments.size else min(samples, MOST_LANES)
+    tasks = max(1, min(lanes, samples * _tiles(out_h) * across // BLOCK_TILES))
+    shared, each = (aligned(size) for size in forward_sizes(y, x, w))
+    work = reserve(threaded(shared, each))
+    _pack(work, shared, each, w.reshape(-1), c, oc, False, c // PANEL)
+    _forward(
+        y, moments, x, scale, shift, work, shared, each, act, pad, lanes, tasks, rows,
+        _point_step(rows, across, c), _point_step(rows, across, oc),
+    )  # fmt: skip
+
+
+@leaf
+def _backward_lane(
+    dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, mine, act, gact, pad, lane, rows,
+    step_v, step_d,
+):  # fmt: skip
+    """The samples of a lane, block by block; its share of dw at the end."""
+    samples, high, wide, c = x.shape
+    out_h, out_w, oc = dz.shape[1], dz.shape[2], dz.shape[3]
+    lanes, pairs = dw.shape[0], c * oc
+    x, dx, dw, dz, raw = x.reshape(-1), dx.reshape(-1), dw.reshape(-1), dz.reshape(-1), raw.reshape(-1)
+    base, of = base.reshape(-1), of.reshape(-1)
+    down, across = (out_h + TILE - 1) // TILE, (out_w + TILE - 1) // TILE
+    row, row_d = (across * TILE + PATCH - TILE) * c, across * TILE * oc
+    strip_at = mine + SCRATCH
+    strip_d_at = strip_at + PATCH * row
+    strip_dx_at = strip_d_at + TILE * row_d
+    du = strip_dx_at + PATCH * row
+    v_at = du + POINTS * pairs
+    d_at = v_at + POINTS * step_v
+    scratch, strip = work[mine:strip_at], work[strip_at:strip_d_at]
+    strip_d, strip_dx = work[strip_d_at:strip_dx_at], work[strip_dx_at:du]
+    strip[:], strip_d[:], strip_dx[:] = np.float32(0), np.float32(0), np.float32(0)
+    if sums.size > 0:
+        sums[lane] = np.float32(0)
+    start, stop = lane_range(lane, lanes, samples)
+    for begin in range(start * down, stop * down, rows):
+        count = min(rows, stop * down - begin)
+        for r in range(count):
+            n, ty = (begin + r) // down, (begin + r) % down
+            _fill_strip(strip, 0, row, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
+            input_transform(work, v_at + r * across * c, step_v, strip, row, across, c, scratch)
+            for i in range(TILE):
+                h = ty * TILE + i
+                if h < out_h:
+                    at = (n * out_h + h) * out_w * oc
+                    pull_gradient(strip_d, i * row_d, dz, raw, at, out_w, oc, gscale, ga, gb, gact)
+                else:
+                    strip_d[i * row_d : i * row_d + out_w * oc] = np.float32(0)
+            gradient_transform(work, d_at + r * across * oc, step_d, strip_d, row_d, across, oc, scratch)
+        for p in range(POINTS):
+            product(
+                c, oc, count * across, work, v_at + p * step_v, 1, c,
+                work, d_at + p * step_d, PANEL, oc, work, du + p * pairs, oc, begin > start * down,
+            )  # fmt: skip
+            if dx.size > 0:  # V is not needed any more: dV takes its place
+                product(
+                    count * across, c, oc, work, d_at + p * step_d, oc, 1,
+                    work, p * pairs, oc * PANEL, PANEL, work, v_at + p * step_v, c, False,
+                )  # fmt: skip
+        for r in range(count if dx.size > 0 else 0):
+            n, ty = (begin + r) // down, (begin + r) % down
+            input_adjoint(strip_dx, row, work, v_at + r * across * c, step_v, across, c, scratch)
+            top = ty * TILE - pad  # the input row at the head of the strip
+            first, last = max(0, top), min(high, top + (TILE if ty < down - 1 else PATCH))
+            for h in range(first, last):
+                to, here = (n * high + h) * wide * c, (h - top) * row + pad * c
+                dx[to : to + wide * c] = strip_dx[here : here + wide * c]
+            at, span = (n * high + first) * wide * c, (last - first) * wide
+            if span > 0:
+                finish_gradient(dx, at, span, c, x, scale, shift, base, act)
+                if sums.size > 0:
+                    add_sums(sums, lane, dx, at, span, c, of, centre)
+            if ty < down - 1:
+                strip_dx[: 2 * row] = strip_dx[TILE * row :]
+                strip_dx[2 * row :] = np.float32(0)
+            else:
+                strip_dx[:] = np.float32(0)
+    filter_adjoint(dw, lane * 9 * pairs, work, du, pairs, scratch)
+
+
+@driver
+def _backward(
+    dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, own_at, own_size,
+    act, gact, pad, rows, step_v, step_d,
+):  # fmt: skip
+    for lane in prange(dw.shape[0]):
+        mine = own_at + np.int64(get_thread_id()) * own_size
+        _backward_lane(
+            dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, mine, act, gact, pad,
+            np.int64(lane), rows, step_v, step_d,
+        )  # fmt: skip
+
+
+def backward_sizes(dx, dz, w, x):
+    """Floats of workspace: (shared by all threads, of each thread)."""
+    c, oc = w.shape[2:]
+    across = _tiles(dz.shape[2])
+    rows = _block_rows(across, c, oc)
+    strips = 2 * PATCH * (across * TILE + PATCH - TILE) * c + TILE * across * TILE * oc
+    blocks = POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
+    return (POINTS + 9) * c * oc if dx.size else 0, SCRATCH + strips + POINTS * c * oc + blocks
+
+
+def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, pad):
+    """``conv2d_backward`` for 3 x 3 and stride 1. A lane owns its samples of dx and its share of dw and of sums."""
+    c, oc = w.shape[2:]
+    across = _tiles(dz.shape[2])
+    rows = _block_rows(across, c, oc)
+    shared, each = (aligned(size) for size in backward_sizes(dx, dz, w, x))
+    work = reserve(threaded(shared, each))
+    if dx.size:
+        _pack(work, shared, each, w.reshape(-1), c, oc, True, oc // PANEL)
+    _backward(
+        dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, shared, each,
+        act, gact, pad, rows, _point_step(rows, across, c), _point_step(rows, across, oc),
+    )  # fmt: skip
