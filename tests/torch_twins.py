@@ -136,6 +136,20 @@ def run_graph(
     return values[graph.output]
 
 
+def blur_convolutions(module: nn.Module, error: float, seed: int) -> nn.Module:
+    """From now on each convolution's result is off at random, by ``error`` of its root mean square."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def blur(_: nn.Module, __: Any, y: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype)
+        return y + error * y.detach().square().mean().sqrt() * noise
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(blur)
+    return module
+
+
 def train_steps(
     module: nn.Module, optimizer: Any, batches: list[tuple[np.ndarray, np.ndarray]], dtype: Any
 ) -> list[float]:
