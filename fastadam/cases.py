@@ -275,8 +275,7 @@ def dropout_cases() -> Iterator[Case]:
 
 def lane_counts(samples: int, lanes: int, pixels: int) -> np.ndarray:
     """(L, 1): how many pixels each lane has."""
-    share, more = divmod(samples, lanes)
-    return np.array([[(share + (lane < more)) * pixels] for lane in range(lanes)])
+    return np.diff(np.arange(lanes + 1) * samples // lanes)[:, None] * pixels
 
 
 def moments_of(samples: int, pixels: int) -> Fill:

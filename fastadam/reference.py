@@ -20,11 +20,9 @@ Array = np.ndarray
 
 
 def shares(count: int, lanes: int) -> Iterator[slice]:
-    """Contiguous shares of ``count`` things: ``count // lanes`` each, one more for the first ones."""
-    end = 0
+    """Contiguous shares of ``count`` things: share l begins at ``l * count // lanes``."""
     for lane in range(lanes):
-        start, end = end, end + count // lanes + (lane < count % lanes)
-        yield slice(start, end)
+        yield slice(lane * count // lanes, (lane + 1) * count // lanes)
 
 
 def activated(x: Array, scale: Array, shift: Array, act: int) -> Array:

@@ -1,9 +1,10 @@
 """From stored images to a batch: normalised, NHWC, augmented by a pure function of (seed, epoch, sample)."""
 
 import numpy as np
-from numba import prange, uint64
+from numba import uint64
 
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.jit import leaf
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.random import mix
 
 FLIP, CROP_Y, CROP_X, CUT_Y, CUT_X = range(5)
@@ -16,27 +17,26 @@ def _draw(stream, which, count):
     return np.int64((mix(stream ^ uint64(which)) >> uint64(32)) % uint64(count))
 
 
-@driver
-def _prepare(y, images, index, key, mean, rstd, flip, crop, cutout):
-    samples, high, wide, channels = y.shape
-    for n in prange(samples):
-        sample = index[n]
-        stream = mix(mix(mix(uint64(key[0])) ^ uint64(key[1])) ^ uint64(sample))
-        mirrored = flip and (mix(stream ^ uint64(FLIP)) >> uint64(63)) == uint64(1)
-        down = _draw(stream, CROP_Y, 2 * crop + 1) - crop
-        right = _draw(stream, CROP_X, 2 * crop + 1) - crop
-        top = _draw(stream, CUT_Y, high) - cutout // 2
-        left = _draw(stream, CUT_X, wide) - cutout // 2
-        for c in range(channels):
-            factor, offset = rstd[c] / np.float32(255), -mean[c] * rstd[c]
-            for h in range(high):
-                row = h + down
-                for w in range(wide):
-                    column = (wide - 1 - w if mirrored else w) + right
-                    inside = 0 <= row < high and 0 <= column < wide
-                    pixel = np.float32(images[sample, c, row, column]) if inside else np.float32(0)
-                    cut = top <= h < top + cutout and left <= w < left + cutout
-                    y[n, h, w, c] = np.float32(0) if cut else pixel * factor + offset
+@leaf
+def _prepare_sample(worker, n, y, images, index, key, mean, rstd, flip, crop, cutout):
+    _, high, wide, channels = y.shape
+    sample = index[n]
+    stream = mix(mix(mix(uint64(key[0])) ^ uint64(key[1])) ^ uint64(sample))
+    mirrored = flip and (mix(stream ^ uint64(FLIP)) >> uint64(63)) == uint64(1)
+    down = _draw(stream, CROP_Y, 2 * crop + 1) - crop
+    right = _draw(stream, CROP_X, 2 * crop + 1) - crop
+    top = _draw(stream, CUT_Y, high) - cutout // 2
+    left = _draw(stream, CUT_X, wide) - cutout // 2
+    for c in range(channels):
+        factor, offset = rstd[c] / np.float32(255), -mean[c] * rstd[c]
+        for h in range(high):
+            row = h + down
+            for w in range(wide):
+                column = (wide - 1 - w if mirrored else w) + right
+                inside = 0 <= row < high and 0 <= column < wide
+                pixel = np.float32(images[sample, c, row, column]) if inside else np.float32(0)
+                cut = top <= h < top + cutout and left <= w < left + cutout
+                y[n, h, w, c] = np.float32(0) if cut else pixel * factor + offset
 
 
 def batch_prepare(y, images, index, key, mean, rstd, flip, crop, cutout):
@@ -52,14 +52,17 @@ def batch_prepare(y, images, index, key, mean, rstd, flip, crop, cutout):
     cutout                         a square of that side, centred anywhere, set to 0 after normalisation
                                    (DeVries & Taylor 2017); 0 for none
     """
-    _prepare(y, images, index, key, mean, rstd, int(flip), int(crop), int(cutout))
+    parallel(_prepare_sample, len(y), y, images, index, key, mean, rstd, int(flip), int(crop), int(cutout))
 
 
-@driver
+@leaf
+def _load_sample(worker, n, y, images):
+    for c in range(y.shape[3]):
+        for h in range(y.shape[1]):
+            for w in range(y.shape[2]):
+                y[n, h, w, c] = images[n, c, h, w]
+
+
 def batch_load(y, images):
     """y (N, H, W, C) = images (N, C, H, W) float32, already normalised: a change of layout."""
-    for n in prange(y.shape[0]):
-        for c in range(y.shape[3]):
-            for h in range(y.shape[1]):
-                for w in range(y.shape[2]):
-                    y[n, h, w, c] = images[n, c, h, w]
+    parallel(_load_sample, len(y), y, images)

@@ -6,11 +6,11 @@ backward asks for it again, and neither order nor batch size plays a part.
 
 import math
 
-from numba import prange
-from numpy import float32, int64, uint64
+from numpy import float32, uint64
 
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import activate, add_sums, finish_gradient
 from fastadam.kernels.cpu.random import draw24, sample_state
 
@@ -35,15 +35,13 @@ def _drop(y, state, limit, factor, per_sample):
             y[i] *= factor if draw24(state, i) >= least else ZERO
 
 
-@driver
-def _dropout_forward(
-    y, x, scale, shift, key, index, samples, pixels, channels, act, limit, factor, salt, per_sample
+@leaf
+def _drop_sample(
+    worker, n, y, x, scale, shift, key, index, pixels, channels, act, limit, factor, salt, per_sample
 ):  # fmt: skip
     size = pixels * channels
-    for sample in prange(samples):
-        n = int64(sample)
-        activate(y, n * size, x, n * size, pixels, channels, scale, shift, act)
-        _drop(y[n * size : (n + 1) * size], sample_state(key, index[n], salt), limit, factor, per_sample)
+    activate(y, n * size, x, n * size, pixels, channels, scale, shift, act)
+    _drop(y[n * size : (n + 1) * size], sample_state(key, index[n], salt), limit, factor, per_sample)
 
 
 def dropout_forward(y, x, scale, shift, key, index, act, p, salt, per_sample):
@@ -61,30 +59,28 @@ def dropout_forward(y, x, scale, shift, key, index, act, p, salt, per_sample):
     samples, channels = x.shape[0], x.shape[-1]
     pixels = x.size // (samples * channels)
     limit, factor = _threshold(p)
-    _dropout_forward(
-        y.reshape(-1), x.reshape(-1), scale, shift, key, index, samples, pixels, channels,
+    parallel(
+        _drop_sample, samples, y.reshape(-1), x.reshape(-1), scale, shift, key, index, pixels, channels,
         int(act), limit, factor, int(salt), bool(per_sample),
     )  # fmt: skip
 
 
-@driver
-def _dropout_backward(
-    dx, sums, dy, x, scale, shift, key, index, base, of, centre,
+@leaf
+def _drop_lane(
+    worker, lane, dx, sums, dy, x, scale, shift, key, index, base, of, centre,
     lanes, samples, pixels, channels, act, limit, factor, salt, per_sample,
 ):  # fmt: skip
     size = pixels * channels
-    for share in prange(lanes):
-        lane = int64(share)
+    if sums.size > 0:
+        sums[lane] = ZERO
+    first, last = lane_range(lane, lanes, samples)
+    for n in range(first, last):
+        at = n * size
+        activate(dx, at, dy, at, pixels, channels, scale, shift, 0)  # a copy
+        _drop(dx[at : at + size], sample_state(key, index[n], salt), limit, factor, per_sample)
+        finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
         if sums.size > 0:
-            sums[lane] = ZERO
-        first, last = lane_range(lane, lanes, samples)
-        for n in range(first, last):
-            at = n * size
-            activate(dx, at, dy, at, pixels, channels, scale, shift, 0)  # a copy
-            _drop(dx[at : at + size], sample_state(key, index[n], salt), limit, factor, per_sample)
-            finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
-            if sums.size > 0:
-                add_sums(sums, lane, dx, at, pixels, channels, of, centre)
+            add_sums(sums, lane, dx, at, pixels, channels, of, centre)
 
 
 def dropout_backward(dx, sums, dy, x, scale, shift, key, index, base, of, centre, act, p, salt, per_sample):
@@ -101,8 +97,8 @@ def dropout_backward(dx, sums, dy, x, scale, shift, key, index, base, of, centre
     lanes = sums.shape[0] if sums.size else samples
     pixels = x.size // (samples * channels)
     limit, factor = _threshold(p)
-    _dropout_backward(
-        dx.reshape(-1), sums, dy.reshape(-1), x.reshape(-1), scale, shift, key, index, base.reshape(-1),
-        of.reshape(-1), centre, lanes, samples, pixels, channels,
+    parallel(
+        _drop_lane, lanes, dx.reshape(-1), sums, dy.reshape(-1), x.reshape(-1), scale, shift, key, index,
+        base.reshape(-1), of.reshape(-1), centre, lanes, samples, pixels, channels,
         int(act), limit, factor, int(salt), bool(per_sample),
     )  # fmt: skip

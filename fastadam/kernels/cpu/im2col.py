@@ -11,12 +11,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_thread_id, prange
 
 from fastadam.kernels import MOST_LANES
 from fastadam.kernels.cpu.gemm import PANEL, gather_product
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
@@ -105,7 +105,7 @@ def _adjoint_tables(h, w, c, kh, kw, oh, ow, oc, stride, pad) -> _Adjoint:
 
 
 @leaf
-def _pack(packed, w, panel, depth, columns):
+def _pack(worker, panel, packed, w, depth, columns):
     """``packed[panel, k, j] = w[k, 16 panel + j]``, columns beyond the last are zero."""
     at, first = panel * depth * PANEL, panel * PANEL
     count = min(PANEL, columns - first)
@@ -116,8 +116,9 @@ def _pack(packed, w, panel, depth, columns):
 
 
 @leaf
-def _pack_adjoint(work, w, phase, stride, kw, c, oc):
-    """The phase's taps as B[(tap, oc), c], in panels of 16 input channels."""
+def _pack_adjoint(worker, number, work, w, phases, stride, kw, c, oc):
+    """The taps of a phase as B[(tap, oc), c], in panels of 16 input channels."""
+    phase = phases[number]
     tap_top, tap_left, high, wide, at = phase[4], phase[5], phase[6], phase[7], phase[10]
     for first in range(0, c, PANEL):
         for i in range(high):
@@ -130,33 +131,30 @@ def _pack_adjoint(work, w, phase, stride, kw, c, oc):
                     at += PANEL
 
 
-@driver
-def _forward(y, moments, x, scale, shift, w, work, own_at, own_size, act, stride, pad, lanes, rows, columns):
+@leaf
+def _forward_lane(
+    worker, lane, y, moments, x, scale, shift, work, own_at, own_size, act, pad, lanes, rows, columns
+):  # fmt: skip
     samples, high, wide, channels = x.shape
-    out, outputs = y.shape[1] * y.shape[2], y.shape[3]
-    depth = columns.size
-    flat_x, flat_w, flat_y = x.reshape(-1), w.reshape(-1), y.reshape(-1)
-    row = (wide + 2 * pad) * channels
-    for panel in prange((outputs + PANEL - 1) // PANEL):
-        _pack(work, flat_w, panel, depth, outputs)
-    for lane in prange(lanes):
-        padded = own_at + get_thread_id() * own_size
-        work[padded : padded + (high + 2 * pad) * row] = np.float32(0)
-        start, stop = lane_range(lane, lanes, samples)
-        for n in range(start, stop):
-            for h in range(high):
-                to = padded + (h + pad) * row + pad * channels
-                at = (n * high + h) * wide * channels
-                activate(work, to, flat_x, at, wide, channels, scale, shift, act)
-            at = n * out * outputs
-            gather_product(
-                out, outputs, depth, work, padded, rows, 0, columns, 0,
-                work, 0, depth * PANEL, PANEL, flat_y, at, outputs, False,
-            )  # fmt: skip
-            if moments.size > 0:
-                if n == start:
-                    start_moments(moments, lane, flat_y, at, outputs)
-                add_moments(moments, lane, flat_y, at, out, outputs)
+    out, outputs, depth = y.shape[1] * y.shape[2], y.shape[3], columns.size
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+    row, padded = (wide + 2 * pad) * channels, own_at + worker * own_size
+    work[padded : padded + (high + 2 * pad) * row] = np.float32(0)
+    start, stop = lane_range(lane, lanes, samples)
+    for n in range(start, stop):
+        for h in range(high):
+            to = padded + (h + pad) * row + pad * channels
+            at = (n * high + h) * wide * channels
+            activate(work, to, flat_x, at, wide, channels, scale, shift, act)
+        at = n * out * outputs
+        gather_product(
+            out, outputs, depth, work, padded, rows, 0, columns, 0,
+            work, 0, depth * PANEL, PANEL, flat_y, at, outputs, False,
+        )  # fmt: skip
+        if moments.size > 0:
+            if n == start:
+                start_moments(moments, lane, flat_y, at, outputs)
+            add_moments(moments, lane, flat_y, at, out, outputs)
 
 
 def forward_sizes(y, moments, x, scale, shift, w, act, stride, pad):
@@ -173,9 +171,11 @@ def forward(y, moments, x, scale, shift, w, act, stride, pad):
     rows, columns = _forward_tables(wide + 2 * pad, c, kh, kw, y.shape[1], y.shape[2], stride)
     shared, each = (aligned(size) for size in forward_sizes(y, moments, x, scale, shift, w, act, stride, pad))
     lanes = moments.shape[0] if moments.size else min(samples, MOST_LANES)
-    _forward(
-        y, moments, x, scale, shift, w, reserve(threaded(shared, each)), shared, each,
-        act, stride, pad, lanes, rows, columns,
+    work = reserve(threaded(shared, each))
+    outputs = y.shape[3]
+    parallel(_pack, _panels(outputs) // PANEL, work, w.reshape(-1), columns.size, outputs)
+    parallel(
+        _forward_lane, lanes, y, moments, x, scale, shift, work, shared, each, act, pad, lanes, rows, columns
     )  # fmt: skip
 
 
@@ -202,57 +202,53 @@ def _data_gradient(flat_dx, at, phases, rows, columns, work, padded, spread, hig
                 flat_dx[to : to + c] = work[here : here + c]
 
 
-@driver
-def _backward(
-    dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, work, own_at, own_size,
+@leaf
+def _backward_lane(
+    worker, lane, dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, own_at, own_size,
     act, gact, stride, pad, rows, columns, low_h, low_w, padded_h, padded_w, adjoint_rows, adjoint_columns, phases,
 ):  # fmt: skip
     samples, high, wide, c = x.shape
     out_h, out_w, oc = dz.shape[1], dz.shape[2], dz.shape[3]
     lanes, taps, out = dw.shape[0], columns.size, dz.shape[1] * dz.shape[2]
     width = (oc + PANEL - 1) // PANEL * PANEL
-    flat_x, flat_w, flat_dx, flat_dw = x.reshape(-1), w.reshape(-1), dx.reshape(-1), dw.reshape(-1)
+    flat_x, flat_dx, flat_dw = x.reshape(-1), dx.reshape(-1), dw.reshape(-1)
     flat_dz, flat_raw, flat_base, flat_of = dz.reshape(-1), raw.reshape(-1), base.reshape(-1), of.reshape(-1)
     row = (wide + 2 * pad) * c
     image, padded_image = (high + 2 * pad) * row, padded_h * padded_w * oc
-    if dx.size > 0:
-        for p in prange(phases.shape[0]):
-            _pack_adjoint(work, flat_w, phases[p], stride, w.shape[1], c, oc)
-    for lane in prange(lanes):
-        activated = own_at + get_thread_id() * own_size
-        dense = activated + image
-        padded = dense + out * width
-        spread = padded + padded_image
-        work[activated : activated + image + out * width + padded_image] = np.float32(0)
-        dw[lane] = np.float32(0)
-        if sums.size > 0:
-            sums[lane] = np.float32(0)
-        start, stop = lane_range(lane, lanes, samples)
-        for n in range(start, stop):
-            for h in range(high):
-                to = activated + (h + pad) * row + pad * c
-                activate(work, to, flat_x, (n * high + h) * wide * c, wide, c, scale, shift, act)
-            span = out if oc == width else 1  # rows of d are whole panels wide
-            for p in range(0, out, span):
-                at = (n * out + p) * oc
-                pull_gradient(work, dense + p * width, flat_dz, flat_raw, at, span, oc, gscale, ga, gb, gact)
-            gather_product(
-                taps, oc, out, work, activated, columns, 0, rows, 0,
-                work, dense, PANEL, width, flat_dw, lane * taps * oc, oc, True,
+    activated = own_at + worker * own_size
+    dense = activated + image
+    padded = dense + out * width
+    spread = padded + padded_image
+    work[activated : activated + image + out * width + padded_image] = np.float32(0)
+    dw[lane] = np.float32(0)
+    if sums.size > 0:
+        sums[lane] = np.float32(0)
+    start, stop = lane_range(lane, lanes, samples)
+    for n in range(start, stop):
+        for h in range(high):
+            to = activated + (h + pad) * row + pad * c
+            activate(work, to, flat_x, (n * high + h) * wide * c, wide, c, scale, shift, act)
+        span = out if oc == width else 1  # rows of d are whole panels wide
+        for p in range(0, out, span):
+            at = (n * out + p) * oc
+            pull_gradient(work, dense + p * width, flat_dz, flat_raw, at, span, oc, gscale, ga, gb, gact)
+        gather_product(
+            taps, oc, out, work, activated, columns, 0, rows, 0,
+            work, dense, PANEL, width, flat_dw, lane * taps * oc, oc, True,
+        )  # fmt: skip
+        if dx.size > 0:
+            for h in range(out_h):
+                for v in range(out_w):
+                    to = padded + ((h + low_h) * padded_w + v + low_w) * oc
+                    at = dense + (h * out_w + v) * width
+                    work[to : to + oc] = work[at : at + oc]
+            at = n * high * wide * c
+            _data_gradient(
+                flat_dx, at, phases, adjoint_rows, adjoint_columns, work, padded, spread, high, wide, c, oc, stride
             )  # fmt: skip
-            if dx.size > 0:
-                for h in range(out_h):
-                    for v in range(out_w):
-                        to = padded + ((h + low_h) * padded_w + v + low_w) * oc
-                        at = dense + (h * out_w + v) * width
-                        work[to : to + oc] = work[at : at + oc]
-                at = n * high * wide * c
-                _data_gradient(
-                    flat_dx, at, phases, adjoint_rows, adjoint_columns, work, padded, spread, high, wide, c, oc, stride
-                )  # fmt: skip
-                finish_gradient(flat_dx, at, high * wide, c, flat_x, scale, shift, flat_base, act)
-                if sums.size > 0:
-                    add_sums(sums, lane, flat_dx, at, high * wide, c, flat_of, centre)
+            finish_gradient(flat_dx, at, high * wide, c, flat_x, scale, shift, flat_base, act)
+            if sums.size > 0:
+                add_sums(sums, lane, flat_dx, at, high * wide, c, flat_of, centre)
 
 
 def backward_sizes(
@@ -285,9 +281,11 @@ def backward(
         dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad
     )  # fmt: skip
     shared, each = (aligned(size) for size in sizes)
-    _backward(
-        dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre,
-        reserve(threaded(shared, each)), shared, each, act, gact, stride, pad, rows, columns,
-        adjoint.low_h, adjoint.low_w, adjoint.height if dx.size else 0, adjoint.width,
-        adjoint.rows, adjoint.columns, adjoint.phases,
+    work = reserve(threaded(shared, each))
+    if dx.size:
+        parallel(_pack_adjoint, len(adjoint.phases), work, w.reshape(-1), adjoint.phases, stride, kw, c, oc)
+    parallel(
+        _backward_lane, len(dw), dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
+        work, shared, each, act, gact, stride, pad, rows, columns, adjoint.low_h, adjoint.low_w,
+        adjoint.height if dx.size else 0, adjoint.width, adjoint.rows, adjoint.columns, adjoint.phases,
     )  # fmt: skip

@@ -13,7 +13,7 @@ FLAGS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True, "cache
 
 
 def leaf(function):
-    """Serial code: one lane's work, called by drivers."""
+    """Serial code: one task of an op, for ``parallel``, or what it calls."""
     with cached_here():
         return njit(**FLAGS)(function)
 
@@ -22,9 +22,3 @@ def inlined(function):
     """A scalar formula that must melt into the loop around it."""
     with cached_here():
         return njit(inline="always", **FLAGS)(function)
-
-
-def driver(function):
-    """The one parallel loop of an op: ``for lane in prange(lanes): leaf(...)``."""
-    with cached_here():
-        return njit(parallel=True, **FLAGS)(function)

@@ -6,15 +6,10 @@ number of threads gives the same bits. With 8 to 64 lanes, up to 64 cores have w
 is small enough that a busy neighbour costs little.
 """
 
-import numpy as np
-
 from fastadam.kernels.cpu.jit import leaf
 
 
 @leaf
 def lane_range(lane, lanes, samples):
-    """First sample of a lane and the one after its last: ``samples // lanes`` each, one more for the first ones."""
-    share, more = samples // lanes, samples % lanes
-    number = np.int64(lane)  # prange counts unsigned, and numba meets signed with unsigned in float64
-    first = number * share + min(number, more)
-    return first, first + share + (1 if number < more else 0)
+    """First sample of a lane and the one after its last: shares differ by one at most, the larger ones spread out."""
+    return lane * samples // lanes, (lane + 1) * samples // lanes

@@ -1,14 +1,16 @@
-"""Linear layers: three products on the micro-kernel, the activation applied while the input is copied."""
+"""Linear layers: three products on the micro-kernel, the activation applied while the input is copied.
 
-from functools import lru_cache
+Rows of a power of two of floats, as they are common here, fall into the same few sets of a cache. So what a product
+reads again and again is copied first, into rows that are an odd number of cache lines apart.
+"""
 
 import numpy as np
-from numba import get_thread_id, prange
 
 from fastadam.kernels import MOST_LANES
-from fastadam.kernels.cpu.gemm import PANEL, gather_product
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.gemm import DEPTH_BLOCK, PANEL, TILE_ROWS, product
+from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
@@ -17,66 +19,68 @@ from fastadam.kernels.cpu.pending import (
     pull_gradient,
     start_moments,
 )
-from fastadam.kernels.cpu.workspace import aligned, reserve, sized, threaded
+from fastadam.kernels.cpu.workspace import ALIGN, aligned, reserve, sized, threaded
 
-ROWS = 48
-"""Outputs that one task of the forward product owns: a few tiles, so that the packed input is read seldom."""
+ROWS = 2 * TILE_ROWS
+"""Outputs that one task of the forward product owns: few, so that there are tasks for all threads."""
 
 COLUMNS = 4 * PANEL
 """Inputs that one task of the backward products owns."""
 
+_ROW = DEPTH_BLOCK + PANEL
+"""Floats from row to row of a block of w."""
 
-@lru_cache(maxsize=256)
-def _steps(count: int, step: int) -> np.ndarray:
-    """Offsets 0, step, 2 step ...: one axis of a plain matrix."""
-    return np.arange(count, dtype=np.int64) * step
+
+def _apart(floats: int) -> int:
+    """``floats`` and a few more: an odd number of cache lines."""
+    return (-(-floats // ALIGN) | 1) * ALIGN
 
 
 @leaf
-def _pack_transposed(packed, source, samples, columns):
-    """``packed[k, j] = source[j, k]`` for a panel of up to 16 rows of ``source``; missing rows are zero."""
-    for k in range(columns):
-        for j in range(samples):
-            packed[k * PANEL + j] = source[j * columns + k]
-        for j in range(samples, PANEL):
-            packed[k * PANEL + j] = np.float32(0)
+def _pack_samples(worker, panel, packed, own_at, own_size, x, scale, shift, act, samples, pixels, channels):
+    """P(x) of up to 16 samples as a panel, ``[k, j]`` of sample j; missing samples are zero."""
+    inputs, mine, first = pixels * channels, own_at + worker * own_size, panel * PANEL
+    count = min(PANEL, samples - first)
+    activate(packed, mine, x, first * inputs, count * pixels, channels, scale, shift, act)
+    to, source = packed[first * inputs : (first + PANEL) * inputs], packed[mine : mine + count * inputs]
+    for k in range(inputs):
+        for j in range(count):
+            to[k * PANEL + j] = source[j * inputs + k]
+        for j in range(count, PANEL):
+            to[k * PANEL + j] = np.float32(0)
 
 
-@driver
-def _forward(y, moments, x, scale, shift, w, work, own_at, own_size, act, rows, columns):
-    samples, inputs, channels = x.shape[0], x.shape[1] * x.shape[2], x.shape[2]
-    outputs = w.shape[0]
-    flat_x, flat_w, flat_y = x.reshape(-1), w.reshape(-1), y.reshape(-1)
-    panels = (samples + PANEL - 1) // PANEL
-    width = panels * PANEL
-    for p in prange(panels):
-        mine = own_at + get_thread_id() * own_size
-        count = min(PANEL, samples - p * PANEL)
-        at = p * PANEL * inputs
-        activate(work, mine, flat_x, at, count * x.shape[1], channels, scale, shift, act)
-        _pack_transposed(work[at : at + PANEL * inputs], work[mine : mine + count * inputs], count, inputs)
-    tasks = (outputs + ROWS - 1) // ROWS
-    for task in prange(tasks):
-        mine = own_at + get_thread_id() * own_size
-        first = task * ROWS
-        count = min(ROWS, outputs - first)
-        gather_product(
-            count, width, inputs, flat_w, first * inputs, rows, 0, columns, 0,
-            work, 0, PANEL * inputs, PANEL, work, mine, width, False,
+@leaf
+def _forward_rows(worker, task, y, w, work, own_at, own_size, samples):
+    """Some outputs of all samples: a block of w, the packed samples, and y turned back."""
+    outputs, inputs = w.shape
+    y, w = y.reshape(-1), w.reshape(-1)
+    first, block, width = task * ROWS, own_at + worker * own_size, (samples + PANEL - 1) // PANEL * PANEL
+    count, turned = min(ROWS, outputs - first), block + ROWS * _ROW
+    for k in range(0, inputs, DEPTH_BLOCK):
+        depth = min(DEPTH_BLOCK, inputs - k)
+        for o in range(count):
+            at = (first + o) * inputs + k
+            work[block + o * _ROW : block + o * _ROW + depth] = w[at : at + depth]
+        product(
+            count, width, depth, work, block, _ROW, 1,
+            work, k * PANEL, PANEL * inputs, PANEL, work, turned, width, k > 0,
         )  # fmt: skip
-        for n in range(samples):
-            for o in range(count):
-                flat_y[n * outputs + first + o] = work[mine + o * width + n]
-    if moments.size > 0:
-        for lane in range(moments.shape[0]):
-            start, stop = lane_range(lane, moments.shape[0], samples)
-            start_moments(moments, lane, flat_y, start * outputs, outputs)
-            add_moments(moments, lane, flat_y, start * outputs, stop - start, outputs)
+    for n in range(samples):
+        for o in range(count):
+            y[n * outputs + first + o] = work[turned + o * width + n]
+
+
+@leaf
+def _row_moments(worker, lane, moments, y, samples, outputs):
+    start, stop = lane_range(lane, moments.shape[0], samples)
+    start_moments(moments, lane, y, start * outputs, outputs)
+    add_moments(moments, lane, y, start * outputs, stop - start, outputs)
 
 
 def _forward_sizes(y, moments, x, scale, shift, w, act):
-    panels = -(-x.shape[0] // PANEL)
-    return panels * PANEL * w.shape[1], PANEL * max(w.shape[1], ROWS * panels)
+    panels, inputs = -(-x.shape[0] // PANEL), w.shape[1]
+    return panels * PANEL * inputs, max(PANEL * inputs, ROWS * (_ROW + panels * PANEL))
 
 
 @sized(_forward_sizes)
@@ -90,70 +94,70 @@ def linear_forward(y, moments, x, scale, shift, w, act):
     w (O, I)             in, columns in the order H, W, C
     Tasks own rows of w, which are read once.
     """
-    samples, inputs = x.shape[0], w.shape[1]
+    samples, (outputs, inputs), channels = x.shape[0], w.shape, x.shape[-1]
     shared, each = (aligned(size) for size in _forward_sizes(y, moments, x, scale, shift, w, act))
-    _forward(
-        y, moments, x.reshape(samples, -1, x.shape[-1]), scale, shift, w,
-        reserve(threaded(shared, each)), shared, each, act,
-        _steps(ROWS, inputs), _steps(inputs, 1),
+    work = reserve(threaded(shared, each))
+    parallel(
+        _pack_samples, -(-samples // PANEL), work, shared, each, x.reshape(-1), scale, shift, act,
+        samples, inputs // channels, channels,
     )  # fmt: skip
+    parallel(_forward_rows, -(-outputs // ROWS), y, w, work, shared, each, samples)
+    if moments.size:
+        parallel(_row_moments, len(moments), moments, y.reshape(-1), samples, outputs)
 
 
-@driver
-def _backward(
-    dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre,
-    work, d_at, edge_at, act, gact, lanes, row_d, col_d, row_t, col_t,
+@leaf
+def _copy_sample(
+    worker, n, work, row_x, x, scale, shift, act, pixels, channels, d_at, row_d, dz, raw, outputs, gscale, ga, gb, gact
 ):  # fmt: skip
-    samples, pixels, channels = x.shape
-    inputs, outputs = pixels * channels, w.shape[0]
-    width = (inputs + PANEL - 1) // PANEL * PANEL
-    flat_x, flat_w, flat_dx, flat_dw = x.reshape(-1), w.reshape(-1), dx.reshape(-1), dw.reshape(-1)
-    flat_dz, flat_raw, flat_base, flat_of = dz.reshape(-1), raw.reshape(-1), base.reshape(-1), of.reshape(-1)
-    for n in prange(samples):
-        activate(work, n * width, flat_x, n * inputs, pixels, channels, scale, shift, act)
-        work[n * width + inputs : (n + 1) * width] = np.float32(0)
-        pull_gradient(work, d_at + n * outputs, flat_dz, flat_raw, n * outputs, 1, outputs, gscale, ga, gb, gact)
-    whole = inputs // PANEL * PANEL
-    for o in range(outputs if whole < inputs and dx.size > 0 else 0):  # the panel that sticks out of w
-        for j in range(PANEL):
-            inside = whole + j < inputs
-            work[edge_at + o * PANEL + j] = flat_w[o * inputs + whole + j] if inside else np.float32(0)
-    for task in prange((inputs + COLUMNS - 1) // COLUMNS):
-        first = task * COLUMNS
-        count = min(COLUMNS, inputs - first)
-        gather_product(
-            outputs, count, samples, work, d_at, row_t, 0, col_t, 0,
-            work, first, PANEL, width, flat_dw, first, inputs, False,
+    """P(x) and the gradient of y of a sample, as rows of the workspace."""
+    inputs = pixels * channels
+    activate(work, n * row_x, x, n * inputs, pixels, channels, scale, shift, act)
+    work[n * row_x + inputs : (n + 1) * row_x] = np.float32(0)
+    pull_gradient(work, d_at + n * row_d, dz, raw, n * outputs, 1, outputs, gscale, ga, gb, gact)
+
+
+@leaf
+def _backward_columns(worker, task, dx, dw, w, work, row_x, d_at, row_d, own_at, own_size, samples):
+    """Some columns of dw and, panel by panel, of dx."""
+    outputs, inputs = w.shape
+    w, dw = w.reshape(-1), dw.reshape(-1)
+    first, panel = task * COLUMNS, own_at + worker * own_size
+    count = min(COLUMNS, inputs - first)
+    product(
+        outputs, count, samples, work, d_at, 1, row_d, work, first, PANEL, row_x, dw, first, inputs, False
+    )  # fmt: skip
+    for j in range(first, first + count if dx.size > 0 else first, PANEL):
+        columns = min(PANEL, inputs - j)
+        for o in range(outputs):
+            to, at = panel + o * PANEL, o * inputs + j
+            work[to : to + columns] = w[at : at + columns]
+            work[to + columns : to + PANEL] = np.float32(0)
+        product(
+            samples, columns, outputs, work, d_at, row_d, 1, work, panel, 0, PANEL, dx, j, inputs, False
         )  # fmt: skip
-        if dx.size > 0:
-            inside = min(count, whole - first)
-            gather_product(
-                samples, inside, outputs, work, d_at, row_d, 0, col_d, 0,
-                flat_w, first, PANEL, inputs, flat_dx, first, inputs, False,
-            )  # fmt: skip
-            gather_product(
-                samples, count - inside, outputs, work, d_at, row_d, 0, col_d, 0,
-                work, edge_at, PANEL, PANEL, flat_dx, whole, inputs, False,
-            )  # fmt: skip
-    if dx.size > 0:
-        for lane in prange(lanes):
-            start, stop = lane_range(lane, lanes, samples)
-            at, span = start * inputs, (stop - start) * pixels
-            finish_gradient(flat_dx, at, span, channels, flat_x, scale, shift, flat_base, act)
-            if sums.size > 0:
-                sums[lane] = np.float32(0)
-                add_sums(sums, lane, flat_dx, at, span, channels, flat_of, centre)
+
+
+@leaf
+def _finish_lane(worker, lane, dx, sums, x, scale, shift, base, of, centre, act, lanes, samples, pixels, channels):
+    start, stop = lane_range(lane, lanes, samples)
+    at, span = start * pixels * channels, (stop - start) * pixels
+    finish_gradient(dx, at, span, channels, x, scale, shift, base, act)
+    if sums.size > 0:
+        sums[lane] = np.float32(0)
+        add_sums(sums, lane, dx, at, span, channels, of, centre)
 
 
 def _backward_parts(x, w):
-    """Where d and the edge panel of w begin in the workspace, and its end."""
-    d_at = aligned(x.shape[0] * aligned(w.shape[1]))
-    edge_at = d_at + aligned(x.shape[0] * w.shape[0])
-    return d_at, edge_at, edge_at + w.shape[0] * PANEL
+    """Rows of P(x) and of d in floats, where those of d begin, and where the threads' own parts do."""
+    (outputs, inputs), whole = w.shape, -(-x.shape[0] // TILE_ROWS) * TILE_ROWS
+    row_x, row_d = _apart(inputs), _apart(outputs)
+    d_at = x.shape[0] * row_x
+    return row_x, row_d, d_at, d_at + whole * row_d + aligned(TILE_ROWS)
 
 
 def _backward_sizes(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, *_):
-    return _backward_parts(x, w)[2], 0
+    return _backward_parts(x, w)[3], w.shape[0] * PANEL if dx.size else 0
 
 
 @sized(_backward_sizes)
@@ -170,16 +174,21 @@ def linear_backward(
     base, of like dx, centre (C,)         in, optional
     Tasks own columns of dw and dx; then lanes of samples own rows of dx and their sums.
     """
-    samples, channels = x.shape[0], x.shape[-1]
-    outputs = w.shape[0]
-    shape = (samples, -1, channels)
-    d_at, edge_at, size = _backward_parts(x, w)
-    work = reserve(threaded(size, 0))
-    lanes = sums.shape[0] if sums.size else min(samples, MOST_LANES)
-    _backward(
-        dx.reshape(shape) if dx.size else dx.reshape(0, 0, 0), sums, dw, dz, raw, gscale, ga, gb, w,
-        x.reshape(shape), scale, shift,
-        base.reshape(shape) if base.size else base.reshape(0, 0, 0),
-        of.reshape(shape) if of.size else of.reshape(0, 0, 0), centre, work, d_at, edge_at, act, gact, lanes,
-        _steps(samples, outputs), _steps(outputs, 1), _steps(outputs, 1), _steps(samples, outputs),
+    samples, (outputs, inputs), channels = x.shape[0], w.shape, x.shape[-1]
+    row_x, row_d, d_at, _ = _backward_parts(x, w)
+    sizes = _backward_sizes(dx, sums, dw, dz, raw, gscale, ga, gb, w, x)
+    shared, each = (aligned(size) for size in sizes)
+    work, flat_x, pixels = reserve(threaded(shared, each)), x.reshape(-1), inputs // channels
+    parallel(
+        _copy_sample, samples, work, row_x, flat_x, scale, shift, act, pixels, channels,
+        d_at, row_d, dz.reshape(-1), raw.reshape(-1), outputs, gscale, ga, gb, gact,
     )  # fmt: skip
+    tasks = -(-inputs // COLUMNS)
+    flat_dx = dx.reshape(-1)
+    parallel(_backward_columns, tasks, flat_dx, dw, w, work, row_x, d_at, row_d, shared, each, samples)
+    if dx.size:
+        lanes = len(sums) if sums.size else min(samples, MOST_LANES)
+        parallel(
+            _finish_lane, lanes, flat_dx, sums, flat_x, scale, shift, base.reshape(-1), of.reshape(-1), centre, act,
+            lanes, samples, pixels, channels,
+        )  # fmt: skip

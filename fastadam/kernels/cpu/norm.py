@@ -7,11 +7,12 @@ float64, because sums cancel here.
 
 import math
 
-from numba import float64, prange
-from numpy import float32, int64
+from numba import float64
+from numpy import float32
 
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import add_moments, add_sums, start_moments
 
 ZERO = float32(0)
@@ -20,15 +21,12 @@ SPAN = 4096
 """Numbers of y that one task of ``sum_lanes`` owns."""
 
 
-@driver
-def _lane_moments(moments, x, samples, pixels, channels):
-    lanes = moments.shape[0]
-    for share in prange(lanes):
-        lane = int64(share)
-        first, last = lane_range(lane, lanes, samples)
-        at = first * pixels * channels
-        start_moments(moments, lane, x, at, channels)
-        add_moments(moments, lane, x, at, (last - first) * pixels, channels)
+@leaf
+def _moments_of_lane(worker, lane, moments, x, samples, pixels, channels):
+    first, last = lane_range(lane, moments.shape[0], samples)
+    at = first * pixels * channels
+    start_moments(moments, lane, x, at, channels)
+    add_moments(moments, lane, x, at, (last - first) * pixels, channels)
 
 
 def lane_moments(moments, x):
@@ -38,17 +36,15 @@ def lane_moments(moments, x):
     x (N, ..., C)       in
     """
     samples, channels = x.shape[0], x.shape[-1]
-    _lane_moments(moments, x.reshape(-1), samples, x.size // (samples * channels), channels)
+    pixels = x.size // (samples * channels)
+    parallel(_moments_of_lane, len(moments), moments, x.reshape(-1), samples, pixels, channels)
 
 
-@driver
-def _lane_sums(sums, dz, of, centre, samples, pixels, channels):
-    lanes = sums.shape[0]
-    for share in prange(lanes):
-        lane = int64(share)
-        sums[lane] = ZERO
-        first, last = lane_range(lane, lanes, samples)
-        add_sums(sums, lane, dz, first * pixels * channels, (last - first) * pixels, channels, of, centre)
+@leaf
+def _sums_of_lane(worker, lane, sums, dz, of, centre, samples, pixels, channels):
+    sums[lane] = ZERO
+    first, last = lane_range(lane, sums.shape[0], samples)
+    add_sums(sums, lane, dz, first * pixels * channels, (last - first) * pixels, channels, of, centre)
 
 
 def lane_sums(sums, dz, of, centre):
@@ -60,7 +56,7 @@ def lane_sums(sums, dz, of, centre):
     """
     samples, channels = dz.shape[0], dz.shape[-1]
     pixels = dz.size // (samples * channels)
-    _lane_sums(sums, dz.reshape(-1), of.reshape(-1), centre, samples, pixels, channels)
+    parallel(_sums_of_lane, len(sums), sums, dz.reshape(-1), of.reshape(-1), centre, samples, pixels, channels)
 
 
 @leaf
@@ -163,8 +159,10 @@ def bn_backward_finalize(dgamma, dbeta, ga, gb, sums, mean, rstd, scale, count):
 
 
 @leaf
-def _sum_span(y, part, lanes, stride):
+def _sum_span(worker, task, all_y, all_parts, lanes, stride):
     """y[i] = sum over lanes of ``part[lane * stride + i]``, in float64; eight at a time, in registers."""
+    start = task * SPAN
+    y, part = all_y[start : start + SPAN], all_parts[start:]
     whole = y.size // 8 * 8
     for i in range(0, whole, 8):
         a = b = c = d = e = f = g = h = 0.0
@@ -189,14 +187,6 @@ def _sum_span(y, part, lanes, stride):
         y[i] = float32(total)
 
 
-@driver
-def _sum_lanes(y, part, lanes, stride):
-    for task in prange((y.size + SPAN - 1) // SPAN):
-        first = int64(task) * SPAN
-        last = min(first + SPAN, y.size)
-        _sum_span(y[first:last], part[first:], lanes, stride)
-
-
 def sum_lanes(y, part):
     """y = sum over the lanes of the first ``y.size`` numbers of each, in lane order, in float64.
 
@@ -205,4 +195,4 @@ def sum_lanes(y, part):
     A task owns a span of y.
     """
     lanes = part.shape[0]
-    _sum_lanes(y.reshape(-1), part.reshape(-1), lanes, part.size // lanes)
+    parallel(_sum_span, -(-y.size // SPAN), y.reshape(-1), part.reshape(-1), lanes, part.size // lanes)

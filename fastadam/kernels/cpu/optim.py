@@ -1,11 +1,12 @@
 """The optimiser's kernels: one pass over flat arrays, elements independent of each other."""
 
 import numpy as np
-from numba import float64, prange
+from numba import float64
 
 from fastadam.kernels import rules
-from fastadam.kernels.cpu.jit import driver, inlined, leaf
+from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.rules import GRAD_SCALE, Hyper
 
 # Wrapped at module level: a rule closed over in a factory would never hit the compile cache.
@@ -23,14 +24,29 @@ def _hyper(h):
     return Hyper(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9], h[10], h[11], h[12])
 
 
+def _chunks(array):
+    return -(-array.size // CHUNK)
+
+
 @leaf
-def _adam_span(p, m, v, g, h):
-    hyper = _hyper(h)
-    for i in range(p.size):
-        p[i], m[i], v[i] = _adam(p[i], m[i], v[i], g[i], hyper)
+def _part(chunk, groups, run):
+    """The elements of a run of ``groups`` that fall into a chunk.
+
+    Loops slice them first: a signed offset in an index has numba check for wrap-around, and none vectorises.
+    """
+    first = max(chunk * CHUNK, groups[run, 0])
+    return slice(first, max(first, min((chunk + 1) * CHUNK, groups[run, 1])))
 
 
-@driver
+@leaf
+def _adam_chunk(worker, chunk, p, m, v, g, h, groups):
+    for run in range(len(groups)):
+        part, hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        ps, ms, vs, gs = p[part], m[part], v[part], g[part]
+        for i in range(ps.size):
+            ps[i], ms[i], vs[i] = _adam(ps[i], ms[i], vs[i], gs[i], hyper)
+
+
 def adam_update(p, m, v, g, h, groups):
     """One step of Adam (``rules.adam``).
 
@@ -39,58 +55,49 @@ def adam_update(p, m, v, g, h, groups):
     h (G, fields)        in: the numbers of ``rules.Hyper``, float32, a row a group
     groups (K, 3) int64  in: rows (start, end, group), in order: elements start to end - 1 use row ``group`` of h
     """
-    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
-        for run in range(len(groups)):
-            first, last = max(chunk * CHUNK, groups[run, 0]), min((chunk + 1) * CHUNK, groups[run, 1])
-            if first < last:
-                _adam_span(p[first:last], m[first:last], v[first:last], g[first:last], h[groups[run, 2]])
+    parallel(_adam_chunk, _chunks(p), p, m, v, g, h, groups)
 
 
 @leaf
-def _adamw_span(p, m, v, g, h):
-    hyper = _hyper(h)
-    for i in range(p.size):
-        p[i], m[i], v[i] = _adamw(p[i], m[i], v[i], g[i], hyper)
+def _adamw_chunk(worker, chunk, p, m, v, g, h, groups):
+    for run in range(len(groups)):
+        part, hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        ps, ms, vs, gs = p[part], m[part], v[part], g[part]
+        for i in range(ps.size):
+            ps[i], ms[i], vs[i] = _adamw(ps[i], ms[i], vs[i], gs[i], hyper)
 
 
-@driver
 def adamw_update(p, m, v, g, h, groups):
     """One step of AdamW (``rules.adamw``); arguments as ``adam_update``."""
-    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
-        for run in range(len(groups)):
-            first, last = max(chunk * CHUNK, groups[run, 0]), min((chunk + 1) * CHUNK, groups[run, 1])
-            if first < last:
-                _adamw_span(p[first:last], m[first:last], v[first:last], g[first:last], h[groups[run, 2]])
+    parallel(_adamw_chunk, _chunks(p), p, m, v, g, h, groups)
 
 
 @leaf
-def _sgd_span(p, m, g, h):
-    hyper = _hyper(h)
-    for i in range(p.size):
-        p[i], m[i] = _sgd(p[i], m[i], g[i], hyper)
+def _sgd_chunk(worker, chunk, p, m, g, h, groups):
+    for run in range(len(groups)):
+        part, hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        ps, ms, gs = p[part], m[part], g[part]
+        for i in range(ps.size):
+            ps[i], ms[i] = _sgd(ps[i], ms[i], gs[i], hyper)
 
 
-@driver
 def sgd_update(p, m, g, h, groups):
     """One step of SGD with momentum (``rules.sgd``).
 
     p, m (n,)           in and out: parameters, momentum buffer
     g (n,), h, groups   in, as ``adam_update``
     """
-    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
-        for run in range(len(groups)):
-            first, last = max(chunk * CHUNK, groups[run, 0]), min((chunk + 1) * CHUNK, groups[run, 1])
-            if first < last:
-                _sgd_span(p[first:last], m[first:last], g[first:last], h[groups[run, 2]])
+    parallel(_sgd_chunk, _chunks(p), p, m, g, h, groups)
 
 
 @leaf
-def _ema_span(ema, p, share):
-    for i in range(p.size):
-        ema[i] += share * (p[i] - ema[i])
+def _ema_chunk(worker, chunk, ema, p, share):
+    part, rate = slice(chunk * CHUNK, (chunk + 1) * CHUNK), share[0]
+    es, ps = ema[part], p[part]
+    for i in range(ps.size):
+        es[i] += rate * (ps[i] - es[i])
 
 
-@driver
 def ema_update(ema, p, share):
     """Exponential moving average of the parameters (Polyak & Juditsky 1992; here with a fixed share).
 
@@ -98,27 +105,24 @@ def ema_update(ema, p, share):
     p (n,)       in
     share (1,)   in: 1 - decay
     """
-    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        _ema_span(ema[first:last], p[first:last], share[0])
+    parallel(_ema_chunk, _chunks(p), ema, p, share)
 
 
 @leaf
-def _add_span(y, x):
-    for i in range(y.size):
-        y[i] += x[i]
+def _add_chunk(worker, chunk, y, x):
+    part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+    ys, xs = y[part], x[part]
+    for i in range(ys.size):
+        ys[i] += xs[i]
 
 
-@driver
 def accumulate(y, x):
     """y (n,), in and out: y + x.    x (n,)   in"""
-    for chunk in prange((y.size + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        _add_span(y[first:last], x[first:last])
+    parallel(_add_chunk, _chunks(y), y, x)
 
 
 @leaf
-def _sum_of_squares(part, lane, g):
+def _sum_of_squares(worker, lane, part, g):
     first, last = lane_range(lane, part.size, g.size)
     total = float64(0)
     for value in g[first:last]:
@@ -126,15 +130,13 @@ def _sum_of_squares(part, lane, g):
     part[lane] = total
 
 
-@driver
 def norm_lanes(part, g):
     """Sums of squares of a flat array by lanes, in float64.
 
     part (L,) float64   out: lane l has the sum of g*g over its contiguous share
     g (n,)              in
     """
-    for lane in prange(part.size):
-        _sum_of_squares(part, lane, g)
+    parallel(_sum_of_squares, part.size, part, g)
 
 
 @leaf

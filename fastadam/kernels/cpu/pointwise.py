@@ -1,10 +1,10 @@
 """Ops that touch each number once: store a pending value, add two of them, join gradients, fill."""
 
-from numba import prange
-from numpy import float32, inf, int64
+from numpy import float32, inf
 
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import activate, add_sums, finish_gradient, pull_gradient
 
 ZERO = float32(0)
@@ -14,11 +14,10 @@ BLOCK = 4096
 """Numbers worked on at a time where several passes follow each other: 16 KiB an array stay in L1 or L2."""
 
 
-@driver
-def _affine_forward(y, x, scale, shift, samples, pixels, channels, act):
-    for sample in prange(samples):
-        at = int64(sample) * pixels * channels
-        activate(y, at, x, at, pixels, channels, scale, shift, act)
+@leaf
+def _affine_sample(worker, n, y, x, scale, shift, pixels, channels, act):
+    at = n * pixels * channels
+    activate(y, at, x, at, pixels, channels, scale, shift, act)
 
 
 def affine_forward(y, x, scale, shift, act):
@@ -29,7 +28,7 @@ def affine_forward(y, x, scale, shift, act):
     """
     samples, channels = x.shape[0], x.shape[-1]
     pixels = x.size // (samples * channels)
-    _affine_forward(y.reshape(-1), x.reshape(-1), scale, shift, samples, pixels, channels, int(act))
+    parallel(_affine_sample, samples, y.reshape(-1), x.reshape(-1), scale, shift, pixels, channels, int(act))
 
 
 @leaf
@@ -47,16 +46,14 @@ def _add_activated(y, x, pixels, channels, scale, shift, act):
             y[i] += floor if x[i] <= floor else x[i]
 
 
-@driver
-def _add_forward(y, a, a_scale, a_shift, b, b_scale, b_shift, samples, pixels, channels, a_act, b_act):
-    block = max(1, BLOCK // channels)
-    for sample in prange(samples):
-        start = int64(sample) * pixels
-        for p in range(start, start + pixels, block):
-            count = min(block, start + pixels - p)
-            first, last = p * channels, (p + count) * channels
-            activate(y, first, a, first, count, channels, a_scale, a_shift, a_act)
-            _add_activated(y[first:last], b[first:last], count, channels, b_scale, b_shift, b_act)
+@leaf
+def _add_sample(worker, n, y, a, a_scale, a_shift, b, b_scale, b_shift, pixels, channels, a_act, b_act):
+    block, start = max(1, BLOCK // channels), n * pixels
+    for p in range(start, start + pixels, block):
+        count = min(block, start + pixels - p)
+        first, last = p * channels, (p + count) * channels
+        activate(y, first, a, first, count, channels, a_scale, a_shift, a_act)
+        _add_activated(y[first:last], b[first:last], count, channels, b_scale, b_shift, b_act)
 
 
 def add_forward(y, a, a_scale, a_shift, b, b_scale, b_shift, a_act, b_act):
@@ -68,29 +65,27 @@ def add_forward(y, a, a_scale, a_shift, b, b_scale, b_shift, a_act, b_act):
     """
     samples, channels = y.shape[0], y.shape[-1]
     pixels = y.size // (samples * channels)
-    _add_forward(
-        y.reshape(-1), a.reshape(-1), a_scale, a_shift, b.reshape(-1), b_scale, b_shift,
-        samples, pixels, channels, int(a_act), int(b_act),
+    parallel(
+        _add_sample, samples, y.reshape(-1), a.reshape(-1), a_scale, a_shift, b.reshape(-1), b_scale, b_shift,
+        pixels, channels, int(a_act), int(b_act),
     )  # fmt: skip
 
 
-@driver
-def _join_backward(
-    dx, sums, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
+@leaf
+def _join_lane(
+    worker, lane, dx, sums, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
     lanes, samples, pixels, channels, act, gact,
 ):  # fmt: skip
     block = max(1, BLOCK // channels)
-    for share in prange(lanes):
-        lane = int64(share)
+    if sums.size > 0:
+        sums[lane] = ZERO
+    start, stop = lane_range(lane, lanes, samples)
+    for p in range(start * pixels, stop * pixels, block):
+        at, count = p * channels, min(block, stop * pixels - p)
+        pull_gradient(dx, at, dz, raw, at, count, channels, gscale, ga, gb, gact)
+        finish_gradient(dx, at, count, channels, x, scale, shift, base, act)
         if sums.size > 0:
-            sums[lane] = ZERO
-        start, stop = lane_range(lane, lanes, samples)
-        for p in range(start * pixels, stop * pixels, block):
-            at, count = p * channels, min(block, stop * pixels - p)
-            pull_gradient(dx, at, dz, raw, at, count, channels, gscale, ga, gb, gact)
-            finish_gradient(dx, at, count, channels, x, scale, shift, base, act)
-            if sums.size > 0:
-                add_sums(sums, lane, dx, at, count, channels, of, centre)
+            add_sums(sums, lane, dx, at, count, channels, of, centre)
 
 
 def join_backward(dx, sums, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, act, gact):
@@ -106,9 +101,9 @@ def join_backward(dx, sums, dz, raw, gscale, ga, gb, x, scale, shift, base, of, 
     samples, channels = dx.shape[0], dx.shape[-1]
     pixels = dx.size // (samples * channels)
     lanes = sums.shape[0] if sums.size else samples
-    _join_backward(
-        dx.reshape(-1), sums, dz.reshape(-1), raw.reshape(-1), gscale, ga, gb, x.reshape(-1), scale, shift,
-        base.reshape(-1), of.reshape(-1), centre, lanes, samples, pixels, channels, int(act), int(gact),
+    parallel(
+        _join_lane, lanes, dx.reshape(-1), sums, dz.reshape(-1), raw.reshape(-1), gscale, ga, gb, x.reshape(-1),
+        scale, shift, base.reshape(-1), of.reshape(-1), centre, lanes, samples, pixels, channels, int(act), int(gact),
     )  # fmt: skip
 
 

@@ -4,11 +4,11 @@ Max-pool keeps no indices: backward computes the window's four values again and 
 first of equals in row-major order wins; a NaN wins over everything, so that it is seen (as in PyTorch).
 """
 
-from numba import prange
-from numpy import float32, inf, int64
+from numpy import float32, inf
 
-from fastadam.kernels.cpu.jit import driver, inlined, leaf
+from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import activate, add_sums, finish_gradient
 
 ZERO, ONE, TWO, THREE = float32(0), float32(1), float32(2), float32(3)
@@ -56,15 +56,13 @@ def _max_row(y, top, low, columns, channels, scale, shift, act):
                 out[c] = v if _beats(v, best) else best
 
 
-@driver
-def _maxpool_forward(y, x, scale, shift, samples, height, width, channels, act):
+@leaf
+def _max_sample(worker, n, y, x, scale, shift, height, width, channels, act):
     row, out = width * channels, width // 2 * channels
-    for sample in prange(samples):
-        n = int64(sample)
-        for h in range(height // 2):
-            to, at = (n * (height // 2) + h) * out, (n * height + 2 * h) * row
-            top, low = x[at : at + row], x[at + row : at + 2 * row]
-            _max_row(y[to : to + out], top, low, width // 2, channels, scale, shift, act)
+    for h in range(height // 2):
+        to, at = (n * (height // 2) + h) * out, (n * height + 2 * h) * row
+        top, low = x[at : at + row], x[at + row : at + 2 * row]
+        _max_row(y[to : to + out], top, low, width // 2, channels, scale, shift, act)
 
 
 def maxpool_forward(y, x, scale, shift, act):
@@ -75,7 +73,7 @@ def maxpool_forward(y, x, scale, shift, act):
     A sample of y has one owner.
     """
     samples, height, width, channels = x.shape
-    _maxpool_forward(y.reshape(-1), x.reshape(-1), scale, shift, samples, height, width, channels, int(act))
+    parallel(_max_sample, samples, y.reshape(-1), x.reshape(-1), scale, shift, height, width, channels, int(act))
 
 
 @leaf
@@ -105,25 +103,23 @@ def _give_to_winners(rows, dy, row, columns, channels):
     low[2 * columns * channels :] = ZERO
 
 
-@driver
-def _maxpool_backward(
-    dx, sums, dy, x, scale, shift, base, of, centre, lanes, samples, height, width, channels, act
+@leaf
+def _unpool_lane(
+    worker, lane, dx, sums, dy, x, scale, shift, base, of, centre, lanes, samples, height, width, channels, act
 ):  # fmt: skip
     row, out = width * channels, width // 2 * channels
-    for share in prange(lanes):
-        lane = int64(share)
-        if sums.size > 0:
-            sums[lane] = ZERO
-        first, last = lane_range(lane, lanes, samples)
-        for n in range(first, last):
-            for h in range(0, height, 2):
-                at, pixels = (n * height + h) * row, width * min(2, height - h)
-                d = (n * (height // 2) + h // 2) * out
-                activate(dx, at, x, at, pixels, channels, scale, shift, act)
-                _give_to_winners(dx[at : at + pixels * channels], dy[d : d + out], row, width // 2, channels)
-                finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
-                if sums.size > 0:
-                    add_sums(sums, lane, dx, at, pixels, channels, of, centre)
+    if sums.size > 0:
+        sums[lane] = ZERO
+    first, last = lane_range(lane, lanes, samples)
+    for n in range(first, last):
+        for h in range(0, height, 2):
+            at, pixels = (n * height + h) * row, width * min(2, height - h)
+            d = (n * (height // 2) + h // 2) * out
+            activate(dx, at, x, at, pixels, channels, scale, shift, act)
+            _give_to_winners(dx[at : at + pixels * channels], dy[d : d + out], row, width // 2, channels)
+            finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
+            if sums.size > 0:
+                add_sums(sums, lane, dx, at, pixels, channels, of, centre)
 
 
 def maxpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
@@ -138,15 +134,16 @@ def maxpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
     """
     samples, height, width, channels = x.shape
     lanes = sums.shape[0] if sums.size else samples
-    _maxpool_backward(
-        dx.reshape(-1), sums, dy.reshape(-1), x.reshape(-1), scale, shift, base.reshape(-1), of.reshape(-1),
-        centre, lanes, samples, height, width, channels, int(act),
+    parallel(
+        _unpool_lane, lanes, dx.reshape(-1), sums, dy.reshape(-1), x.reshape(-1), scale, shift, base.reshape(-1),
+        of.reshape(-1), centre, lanes, samples, height, width, channels, int(act),
     )  # fmt: skip
 
 
 @leaf
-def _mean_pixel(y, x, scale, shift, pixels, channels, act):
-    """y (C,) = mean over the pixels of P(x), summed in their order."""
+def _mean_pixel(worker, n, means, values, scale, shift, pixels, channels, act):
+    """Sample n of y = mean over the pixels of P(x), summed in their order."""
+    y, x = means[n * channels : (n + 1) * channels], values[n * pixels * channels : (n + 1) * pixels * channels]
     floor = ZERO if act & 2 else NO_FLOOR
     y[:] = ZERO
     for p in range(pixels):
@@ -162,15 +159,6 @@ def _mean_pixel(y, x, scale, shift, pixels, channels, act):
         y[c] *= share
 
 
-@driver
-def _avgpool_forward(y, x, scale, shift, samples, pixels, channels, act):
-    size = pixels * channels
-    for sample in prange(samples):
-        n = int64(sample)
-        to, at = n * channels, n * size
-        _mean_pixel(y[to : to + channels], x[at : at + size], scale, shift, pixels, channels, act)
-
-
 def avgpool_forward(y, x, scale, shift, act):
     """y[n] = mean of P(x)[n] over all pixels.
 
@@ -180,7 +168,7 @@ def avgpool_forward(y, x, scale, shift, act):
     """
     samples, channels = y.shape
     pixels = x.shape[1] * x.shape[2]
-    _avgpool_forward(y.reshape(-1), x.reshape(-1), scale, shift, samples, pixels, channels, int(act))
+    parallel(_mean_pixel, samples, y.reshape(-1), x.reshape(-1), scale, shift, pixels, channels, int(act))
 
 
 @leaf
@@ -193,22 +181,20 @@ def _spread_mean(dx, dy, pixels, channels):
             pixel[c] = dy[c] * share
 
 
-@driver
-def _avgpool_backward(
-    dx, sums, dy, x, scale, shift, base, of, centre, lanes, samples, pixels, channels, act
+@leaf
+def _unmean_lane(
+    worker, lane, dx, sums, dy, x, scale, shift, base, of, centre, lanes, samples, pixels, channels, act
 ):  # fmt: skip
     size = pixels * channels
-    for share in prange(lanes):
-        lane = int64(share)
+    if sums.size > 0:
+        sums[lane] = ZERO
+    first, last = lane_range(lane, lanes, samples)
+    for n in range(first, last):
+        at = n * size
+        _spread_mean(dx[at : at + size], dy[n * channels : (n + 1) * channels], pixels, channels)
+        finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
         if sums.size > 0:
-            sums[lane] = ZERO
-        first, last = lane_range(lane, lanes, samples)
-        for n in range(first, last):
-            at = n * size
-            _spread_mean(dx[at : at + size], dy[n * channels : (n + 1) * channels], pixels, channels)
-            finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
-            if sums.size > 0:
-                add_sums(sums, lane, dx, at, pixels, channels, of, centre)
+            add_sums(sums, lane, dx, at, pixels, channels, of, centre)
 
 
 def avgpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
@@ -223,7 +209,7 @@ def avgpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
     """
     samples, height, width, channels = x.shape
     lanes = sums.shape[0] if sums.size else samples
-    _avgpool_backward(
-        dx.reshape(-1), sums, dy.reshape(-1), x.reshape(-1), scale, shift, base.reshape(-1), of.reshape(-1),
-        centre, lanes, samples, height * width, channels, int(act),
+    parallel(
+        _unmean_lane, lanes, dx.reshape(-1), sums, dy.reshape(-1), x.reshape(-1), scale, shift, base.reshape(-1),
+        of.reshape(-1), centre, lanes, samples, height * width, channels, int(act),
     )  # fmt: skip

@@ -10,12 +10,12 @@ in and not written on the way out.
 """
 
 import numpy as np
-from numba import get_thread_id, prange
 
 from fastadam.kernels import MOST_LANES
 from fastadam.kernels.cpu.gemm import PANEL, TILE_ROWS, product
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
@@ -83,8 +83,10 @@ def _turn(to, at, w, first, c, oc):
 
 
 @leaf
-def _pack_panel(work, w, scratch_at, first, c, oc, turned):
-    scratch = work[scratch_at : scratch_at + SCRATCH]
+def _pack_panel(worker, panel, work, own_at, own_size, w, c, oc, turned):
+    """U of a panel of C at the head of ``work``; or, ``turned``, of those filters that lead from OC back to C."""
+    first, mine = panel * PANEL, own_at + worker * own_size
+    scratch = work[mine : mine + SCRATCH]
     if turned:
         taps = POINTS * c * oc
         _turn(work, taps, w, first, c, oc)
@@ -93,17 +95,12 @@ def _pack_panel(work, w, scratch_at, first, c, oc, turned):
         filter_transform(work, c * oc, PANEL, w, 0, first, PANEL, c, oc, scratch)
 
 
-@driver
-def _pack(work, own_at, own_size, w, c, oc, turned, panels):
-    """U of all filters at the head of ``work``; or, ``turned``, of those that lead from OC back to C channels."""
-    for task in prange(panels):
-        scratch_at = own_at + np.int64(get_thread_id()) * own_size
-        _pack_panel(work, w, scratch_at, np.int64(task) * PANEL, c, oc, turned)
-
-
 @leaf
-def _forward_task(y, moments, x, scale, shift, work, mine, act, pad, lanes, tasks, task, rows, step_v, step_m):
+def _forward_task(
+    worker, task, y, moments, x, scale, shift, work, own_at, own_size, act, pad, lanes, tasks, rows, step_v, step_m
+):  # fmt: skip
     """The samples of a task's lanes, block by block."""
+    mine = own_at + worker * own_size
     samples, high, wide, c = x.shape
     out_h, out_w, oc = y.shape[1], y.shape[2], y.shape[3]
     x, y = x.reshape(-1), y.reshape(-1)
@@ -142,15 +139,6 @@ def _forward_task(y, moments, x, scale, shift, work, mine, act, pad, lanes, task
                 add_moments(moments, lane, y, at, lines * out_w, oc)
 
 
-@driver
-def _forward(y, moments, x, scale, shift, work, own_at, own_size, act, pad, lanes, tasks, rows, step_v, step_m):
-    for task in prange(tasks):
-        mine = own_at + np.int64(get_thread_id()) * own_size
-        _forward_task(
-            y, moments, x, scale, shift, work, mine, act, pad, lanes, tasks, np.int64(task), rows, step_v, step_m
-        )
-
-
 def forward_sizes(y, x, w):
     """Floats of workspace: (shared by all threads, of each thread)."""
     c, oc = w.shape[2:]
@@ -171,19 +159,20 @@ def forward(y, moments, x, scale, shift, w, act, pad):
     tasks = max(1, min(lanes, samples * _tiles(out_h) * across // BLOCK_TILES))
     shared, each = (aligned(size) for size in forward_sizes(y, x, w))
     work = reserve(threaded(shared, each))
-    _pack(work, shared, each, w.reshape(-1), c, oc, False, c // PANEL)
-    _forward(
-        y, moments, x, scale, shift, work, shared, each, act, pad, lanes, tasks, rows,
+    parallel(_pack_panel, c // PANEL, work, shared, each, w.reshape(-1), c, oc, False)
+    parallel(
+        _forward_task, tasks, y, moments, x, scale, shift, work, shared, each, act, pad, lanes, tasks, rows,
         _point_step(rows, across, c), _point_step(rows, across, oc),
     )  # fmt: skip
 
 
 @leaf
 def _backward_lane(
-    dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, mine, act, gact, pad, lane, rows,
-    step_v, step_d,
+    worker, lane, dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, own_at, own_size,
+    act, gact, pad, rows, step_v, step_d,
 ):  # fmt: skip
     """The samples of a lane, block by block; its share of dw at the end."""
+    mine = own_at + worker * own_size
     samples, high, wide, c = x.shape
     out_h, out_w, oc = dz.shape[1], dz.shape[2], dz.shape[3]
     lanes, pairs = dw.shape[0], c * oc
@@ -248,19 +237,6 @@ def _backward_lane(
     filter_adjoint(dw, lane * 9 * pairs, work, du, pairs, scratch)
 
 
-@driver
-def _backward(
-    dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, own_at, own_size,
-    act, gact, pad, rows, step_v, step_d,
-):  # fmt: skip
-    for lane in prange(dw.shape[0]):
-        mine = own_at + np.int64(get_thread_id()) * own_size
-        _backward_lane(
-            dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, mine, act, gact, pad,
-            np.int64(lane), rows, step_v, step_d,
-        )  # fmt: skip
-
-
 def backward_sizes(dx, dz, w, x):
     """Floats of workspace: (shared by all threads, of each thread)."""
     c, oc = w.shape[2:]
@@ -279,8 +255,8 @@ def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of
     shared, each = (aligned(size) for size in backward_sizes(dx, dz, w, x))
     work = reserve(threaded(shared, each))
     if dx.size:
-        _pack(work, shared, each, w.reshape(-1), c, oc, True, oc // PANEL)
-    _backward(
-        dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, shared, each,
-        act, gact, pad, rows, _point_step(rows, across, c), _point_step(rows, across, oc),
+        parallel(_pack_panel, oc // PANEL, work, shared, each, w.reshape(-1), c, oc, True)
+    parallel(
+        _backward_lane, len(dw), dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
+        work, shared, each, act, gact, pad, rows, _point_step(rows, across, c), _point_step(rows, across, oc),
     )  # fmt: skip
