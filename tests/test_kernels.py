@@ -1,7 +1,6 @@
 """CPU kernels against the float64 reference, and what all promise: bounds, bits, NaN, one compilation."""
 
 import inspect
-import sys
 from collections.abc import Callable
 
 import numba
@@ -13,7 +12,7 @@ from fastadam import reference, trial
 from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.kernels import OPS, cpu
-from fastadam.kernels.cpu import im2col, linear, winograd
+from fastadam.kernels.cpu import im2col, linear, parallel, winograd
 from fastadam.trial import Guarded, expect
 
 one_case_each = pytest.mark.parametrize("op", OPS)
@@ -217,12 +216,11 @@ def test_dropout_backward_drops_what_forward_dropped(rng):
 
 
 def compiled() -> dict[str, int]:
-    """How many times each parallel driver, and each op that is jitted itself, has been compiled."""
-    counts = {}
-    for module in [m for name, m in sys.modules.items() if name.startswith("fastadam.kernels.cpu.")]:
-        for name, value in vars(module).items():
-            if isinstance(value, Dispatcher) and (value.targetoptions.get("parallel") or name in OPS):
-                counts[f"{value.py_func.__module__}.{value.py_func.__name__}"] = len(value.signatures)
+    """For how many kinds of arguments each leaf of a parallel loop, and each op that is jitted itself, is compiled."""
+    counts = {op: len(f.signatures) for op in OPS if isinstance(f := getattr(cpu, op), Dispatcher)}
+    for leaf, _ in parallel._addresses:
+        name = f"{leaf.__module__}.{leaf.__name__}"
+        counts[name] = counts.get(name, 0) + 1
     return counts
 
 

@@ -11,7 +11,7 @@ def _winograd(w, y, stride):
 
 def _forward_sizes(y, moments, x, scale, shift, w, act, stride, pad):
     if _winograd(w, y, stride):
-        return winograd.forward_sizes(y, x, w)
+        return winograd.forward_sizes(y, moments, w)
     return im2col.forward_sizes(y, moments, x, scale, shift, w, act, stride, pad)
 
 
@@ -35,7 +35,7 @@ def _backward_sizes(
     dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad
 ):  # fmt: skip
     if _winograd(w, dz, stride):
-        return winograd.backward_sizes(dx, dz, w, x)
+        return winograd.backward_sizes(dx, dw, dz, w)
     return im2col.backward_sizes(
         dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad
     )

@@ -11,7 +11,7 @@ from numpy import float32, uint64
 from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
-from fastadam.kernels.cpu.pending import activate, add_sums, finish_gradient
+from fastadam.kernels.cpu.pending import activate, finish_gradient
 from fastadam.kernels.cpu.random import draw24, sample_state
 
 ZERO = float32(0)
@@ -78,9 +78,7 @@ def _drop_lane(
         at = n * size
         activate(dx, at, dy, at, pixels, channels, scale, shift, 0)  # a copy
         _drop(dx[at : at + size], sample_state(key, index[n], salt), limit, factor, per_sample)
-        finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
-        if sums.size > 0:
-            add_sums(sums, lane, dx, at, pixels, channels, of, centre)
+        finish_gradient(dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre)
 
 
 def dropout_backward(dx, sums, dy, x, scale, shift, key, index, base, of, centre, act, p, salt, per_sample):

@@ -20,7 +20,6 @@ from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
-    add_sums,
     finish_gradient,
     pull_gradient,
     start_moments,
@@ -246,9 +245,10 @@ def _backward_lane(
             _data_gradient(
                 flat_dx, at, phases, adjoint_rows, adjoint_columns, work, padded, spread, high, wide, c, oc, stride
             )  # fmt: skip
-            finish_gradient(flat_dx, at, high * wide, c, flat_x, scale, shift, flat_base, act)
-            if sums.size > 0:
-                add_sums(sums, lane, flat_dx, at, high * wide, c, flat_of, centre)
+            finish_gradient(
+                flat_dx, at, flat_dx, at, high * wide, c, flat_x, scale, shift, flat_base, act,
+                sums, lane, flat_of, centre,
+            )  # fmt: skip
 
 
 def backward_sizes(

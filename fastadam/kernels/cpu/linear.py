@@ -14,7 +14,6 @@ from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
-    add_sums,
     finish_gradient,
     pull_gradient,
     start_moments,
@@ -142,10 +141,9 @@ def _backward_columns(worker, task, dx, dw, w, work, row_x, d_at, row_d, own_at,
 def _finish_lane(worker, lane, dx, sums, x, scale, shift, base, of, centre, act, lanes, samples, pixels, channels):
     start, stop = lane_range(lane, lanes, samples)
     at, span = start * pixels * channels, (stop - start) * pixels
-    finish_gradient(dx, at, span, channels, x, scale, shift, base, act)
     if sums.size > 0:
         sums[lane] = np.float32(0)
-        add_sums(sums, lane, dx, at, span, channels, of, centre)
+    finish_gradient(dx, at, dx, at, span, channels, x, scale, shift, base, act, sums, lane, of, centre)
 
 
 def _backward_parts(x, w):

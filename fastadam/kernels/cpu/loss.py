@@ -7,7 +7,7 @@ from numba import float64
 
 from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
-from fastadam.kernels.cpu.pending import add_sums, finish_gradient, pending_value
+from fastadam.kernels.cpu.pending import finish_gradient, pending_value
 
 
 @leaf
@@ -39,13 +39,16 @@ def _softmax_loss(dz, sums, rows, x, scale, shift, labels, index, step, base, of
                 z = float64(pending_value(flat_x, at + c, scale, shift, c, act)) - highest
                 target = even + certain if c == label else even
                 flat_dz[at + c] = np.float32((math.exp(z - log_total) - target) * loss_scale)
-    if dz.size > 0:
-        finish_gradient(flat_dz, 0, samples, classes, flat_x, scale, shift, flat_base, act)
-    if sums.size > 0:
-        for lane in range(sums.shape[0]):
-            first, last = lane_range(lane, sums.shape[0], samples)
+    lanes = max(1, sums.shape[0])
+    for lane in range(lanes if dz.size > 0 else 0):
+        if sums.size > 0:
             sums[lane] = np.float32(0)
-            add_sums(sums, lane, flat_dz, first * classes, last - first, classes, flat_of, centre)
+        first, last = lane_range(lane, lanes, samples)
+        at = first * classes
+        finish_gradient(
+            flat_dz, at, flat_dz, at, last - first, classes, flat_x, scale, shift, flat_base, act,
+            sums, lane, flat_of, centre,
+        )  # fmt: skip
 
 
 def softmax_loss(dz, sums, rows, x, scale, shift, labels, index, step, base, of, centre, act, smoothing):

@@ -12,9 +12,9 @@ first: a signed offset in an index has numba check for wrap-around, which keeps 
 from numpy import float32
 
 from fastadam.kernels.cpu.jit import inlined, leaf
-from fastadam.kernels.cpu.simd import WIDTH, cut, load, store
+from fastadam.kernels.cpu.simd import WIDTH, cut, load, splat, store, zeros
 
-ZERO = float32(0)
+ZERO, ONE = float32(0), float32(1)
 
 _BLOCK = 4096
 """Floats of one array in a block of pixels: what several arrays may have of a first-level cache."""
@@ -95,39 +95,67 @@ def _pull_block(d, d_at, dz, raw, at, pixels, channels, gscale, ga, gb):
 
 
 @leaf
-def finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act):
-    """In place, dx holding d: ``[base +] mask * d``, or ``mask * (base + d)`` with act 4; mask is 0 where ReLU cut."""
-    size = pixels * channels
-    has_base = base.size > 0
-    part = dx[at : at + size]
-    if has_base:
-        base = base[at : at + size]
-        if act & 4:
-            for i in range(size):
-                part[i] += base[i]
-    if act & 3 == 3:
-        step = _block_pixels(channels)
-        for p in range(0, pixels, step):
-            _mask_block(dx, x, at + p * channels, min(step, pixels - p), channels, scale, shift)
-    elif act & 2:
-        x = x[at : at + size]
-        for i in range(size):
-            part[i] = _cut(part[i], x[i])
-    if has_base and not act & 4:
-        for i in range(size):
-            part[i] += base[i]
+def finish_gradient(
+    dx, at, d, d_at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre
+):  # fmt: skip
+    """The tail of every backward over a span: dx from d, and the lane's sums of it. ``d`` may be dx itself.
+
+    dx = [base +] mask * d, or mask * (base + d) with act 4; mask is 0 where the pending ReLU cut x.
+    sums[lane] += (sum dx, sum dx * (of - centre)), if there are sums; without ``of`` the second row is left.
+    """
+    step = _block_pixels(channels)
+    for p in range(0, pixels, step):
+        count, i = min(step, pixels - p), p * channels
+        _finish_block(
+            dx, at + i, d, d_at + i, count, channels, x, scale, shift, base, act, sums, lane, of, centre
+        )  # fmt: skip
 
 
 @leaf
-def _mask_block(dx, x, at, pixels, channels, scale, shift):
-    whole = channels // WIDTH * WIDTH
+def _finish_block(
+    dx, at, d, d_at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre
+):  # fmt: skip
+    affine, relu, whole = act & 1 != 0, act & 2 != 0, channels // WIDTH * WIDTH
+    base_first, base_last = base.size > 0 and act & 4 != 0, base.size > 0 and act & 4 == 0
+    has_sums, has_of, total = sums.size > 0, of.size > 0, 2 * lane * channels
     for c in range(0, whole, WIDTH):
-        s, b = load(scale, c), load(shift, c)
-        for i in range(at + c, at + pixels * channels, channels):
-            store(dx, i, cut(load(dx, i), load(x, i) * s + b))
+        s, b, k, t, q = splat(ONE), zeros(), zeros(), zeros(), zeros()
+        if affine:
+            s, b = load(scale, c), load(shift, c)
+        if has_of:
+            k = load(centre, c)
+        for i in range(c, pixels * channels, channels):
+            v = load(d, d_at + i)
+            if base_first:
+                v = v + load(base, at + i)
+            if relu:
+                v = cut(v, load(x, at + i) * s + b)
+            if base_last:
+                v = v + load(base, at + i)
+            store(dx, at + i, v)
+            t = t + v
+            if has_of:
+                q = q + v * (load(of, at + i) - k)
+        if has_sums:
+            store(sums, total + c, load(sums, total + c) + t)
+            store(sums, total + channels + c, load(sums, total + channels + c) + q)
     for c in range(whole, channels):
-        for i in range(at + c, at + pixels * channels, channels):
-            dx[i] = _cut(dx[i], x[i] * scale[c] + shift[c])
+        first, second = ZERO, ZERO
+        for i in range(c, pixels * channels, channels):
+            v = d[d_at + i]
+            if base_first:
+                v += base[at + i]
+            if relu:
+                v = _cut(v, x[at + i] * scale[c] + shift[c] if affine else x[at + i])
+            if base_last:
+                v += base[at + i]
+            dx[at + i] = v
+            first += v
+            if has_of:
+                second += v * (of[at + i] - centre[c])
+        if has_sums:
+            sums[lane, 0, c] += first
+            sums[lane, 1, c] += second
 
 
 @leaf

@@ -110,30 +110,43 @@ def _store6(x, at, step, v):
 
 
 @leaf
-def input_transform(v, at, step, strip, row, tiles, channels, scratch):
+def ring(start, i):
+    """Row i of a strip whose first row is at place ``start`` of its six: strips are rings, moved on by four."""
+    place = start + i
+    return place - PATCH if place >= PATCH else place
+
+
+@leaf
+def input_transform(v, at, step, width, strip, row, start, tiles, channels, scratch):
     """V = B' d B of a row of tiles.
 
-    v        out: point p of tile t has its channels at ``v[at + p * step + t * channels]``
-    strip    in: six rows of pixels, ``row`` floats apart; tile t begins at pixel 4 t
+    v        out: point p of tile t has its channels at ``v[at + p * step + t * width]``
+    strip    in: a ring of six rows of pixels, ``row`` floats each; tile t begins at pixel 4 t
     """
+    r0, r1, r2 = ring(start, 0) * row, ring(start, 1) * row, ring(start, 2) * row
+    r3, r4, r5 = ring(start, 3) * row, ring(start, 4) * row, ring(start, 5) * row
     for t in range(tiles):
         for c in range(0, channels, WIDTH):
-            p = t * TILE * channels + c
             for j in range(PATCH):
-                _store6(scratch, j * WIDTH, PATCH * WIDTH, _b_transposed(*_load6(strip, p + j * channels, row)))
-            to = at + t * channels + c
+                p = (t * TILE + j) * channels + c
+                column = _b_transposed(
+                    load(strip, p + r0), load(strip, p + r1), load(strip, p + r2),
+                    load(strip, p + r3), load(strip, p + r4), load(strip, p + r5),
+                )  # fmt: skip
+                _store6(scratch, j * WIDTH, PATCH * WIDTH, column)
+            to = at + t * width + c
             for i in range(PATCH):
                 column = _b_transposed(*_load6(scratch, i * PATCH * WIDTH, WIDTH))
                 _store6(v, to + i * PATCH * step, step, column)
 
 
 @leaf
-def output_transform(y, y_at, row, high, wide, m, at, step, tiles, channels, scratch):
+def output_transform(y, y_at, row, high, wide, m, at, step, width, tiles, channels, scratch):
     """Y = A' M A of a row of tiles: ``high`` rows of ``wide`` pixels of y, ``row`` floats apart; M laid out as V."""
     for t in range(tiles):
         columns = wide - t * TILE
         for c in range(0, channels, WIDTH):
-            p = at + t * channels + c
+            p = at + t * width + c
             for j in range(PATCH):
                 r = _a_transposed(*_load6(m, p + j * step, PATCH * step))
                 store(scratch, j * WIDTH, r[0])
@@ -154,7 +167,7 @@ def output_transform(y, y_at, row, high, wide, m, at, step, tiles, channels, scr
 
 
 @leaf
-def gradient_transform(d, at, step, strip, row, tiles, channels, scratch):
+def gradient_transform(d, at, step, width, strip, row, tiles, channels, scratch):
     """dM = A dY A' of a row of tiles; ``strip`` has four rows of dy, zero where there are none."""
     for t in range(tiles):
         for c in range(0, channels, WIDTH):
@@ -163,7 +176,7 @@ def gradient_transform(d, at, step, strip, row, tiles, channels, scratch):
                 q = p + j * channels
                 r = _a(load(strip, q), load(strip, q + row), load(strip, q + 2 * row), load(strip, q + 3 * row))
                 _store6(scratch, j * WIDTH, TILE * WIDTH, r)
-            to = at + t * channels + c
+            to = at + t * width + c
             for i in range(PATCH):
                 k = i * TILE * WIDTH
                 r = _a(
@@ -174,19 +187,28 @@ def gradient_transform(d, at, step, strip, row, tiles, channels, scratch):
 
 
 @leaf
-def input_adjoint(strip, row, v, at, step, tiles, channels, scratch):
-    """d += B dV B' of a row of tiles: what ``input_transform`` read from six rows is added to them."""
+def input_adjoint(strip, row, start, v, at, step, width, tiles, channels, scratch):
+    """d = B dV B' of a row of tiles, added where tiles overlap.
+
+    strip   out: a ring as in ``input_transform``. Its first two rows are added to, they are the last two of the tiles
+            above; so are two pixels at the head of every tile, of the tile before. All else is overwritten.
+    """
+    for i in range(2, PATCH):
+        head = ring(start, i) * row
+        strip[head : head + 2 * channels] = float32(0)
     for t in range(tiles):
         for c in range(0, channels, WIDTH):
-            p = at + t * channels + c
+            p = at + t * width + c
             for j in range(PATCH):
                 _store6(scratch, j * WIDTH, PATCH * WIDTH, _b(*_load6(v, p + j * step, PATCH * step)))
-            to = t * TILE * channels + c
             for i in range(PATCH):
                 r = _b(*_load6(scratch, i * PATCH * WIDTH, WIDTH))
-                o = to + i * row
-                for j in range(PATCH):
-                    store(strip, o + j * channels, load(strip, o + j * channels) + r[j])
+                o = ring(start, i) * row + t * TILE * channels + c
+                store(strip, o, load(strip, o) + r[0])
+                store(strip, o + channels, load(strip, o + channels) + r[1])
+                for j in range(2, PATCH):
+                    q = o + j * channels
+                    store(strip, q, load(strip, q) + r[j] if i < 2 else r[j])
 
 
 @leaf

@@ -5,7 +5,7 @@ from numpy import float32, inf
 from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
-from fastadam.kernels.cpu.pending import activate, add_sums, finish_gradient, pull_gradient
+from fastadam.kernels.cpu.pending import activate, finish_gradient, pull_gradient
 
 ZERO = float32(0)
 NO_FLOOR = float32(-inf)
@@ -83,9 +83,7 @@ def _join_lane(
     for p in range(start * pixels, stop * pixels, block):
         at, count = p * channels, min(block, stop * pixels - p)
         pull_gradient(dx, at, dz, raw, at, count, channels, gscale, ga, gb, gact)
-        finish_gradient(dx, at, count, channels, x, scale, shift, base, act)
-        if sums.size > 0:
-            add_sums(sums, lane, dx, at, count, channels, of, centre)
+        finish_gradient(dx, at, dx, at, count, channels, x, scale, shift, base, act, sums, lane, of, centre)
 
 
 def join_backward(dx, sums, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, act, gact):

@@ -9,7 +9,7 @@ from numpy import float32, inf
 from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
-from fastadam.kernels.cpu.pending import activate, add_sums, finish_gradient
+from fastadam.kernels.cpu.pending import activate, finish_gradient
 
 ZERO, ONE, TWO, THREE = float32(0), float32(1), float32(2), float32(3)
 NO_FLOOR = float32(-inf)
@@ -117,9 +117,9 @@ def _unpool_lane(
             d = (n * (height // 2) + h // 2) * out
             activate(dx, at, x, at, pixels, channels, scale, shift, act)
             _give_to_winners(dx[at : at + pixels * channels], dy[d : d + out], row, width // 2, channels)
-            finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
-            if sums.size > 0:
-                add_sums(sums, lane, dx, at, pixels, channels, of, centre)
+            finish_gradient(
+                dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre
+            )  # fmt: skip
 
 
 def maxpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
@@ -192,9 +192,7 @@ def _unmean_lane(
     for n in range(first, last):
         at = n * size
         _spread_mean(dx[at : at + size], dy[n * channels : (n + 1) * channels], pixels, channels)
-        finish_gradient(dx, at, pixels, channels, x, scale, shift, base, act)
-        if sums.size > 0:
-            add_sums(sums, lane, dx, at, pixels, channels, of, centre)
+        finish_gradient(dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre)
 
 
 def avgpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):

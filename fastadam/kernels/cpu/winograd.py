@@ -19,7 +19,6 @@ from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
-    add_sums,
     finish_gradient,
     pull_gradient,
     start_moments,
@@ -35,8 +34,10 @@ from fastadam.kernels.cpu.points import (
     input_adjoint,
     input_transform,
     output_transform,
+    ring,
 )
-from fastadam.kernels.cpu.workspace import aligned, reserve, threaded
+from fastadam.kernels.cpu.simd import prefetch
+from fastadam.kernels.cpu.workspace import ALIGN, aligned, reserve, threaded
 
 BLOCK_BYTES = 3 << 19
 """Of V and M together in one block, beside which the filters pass through the second-level cache."""
@@ -49,26 +50,44 @@ def _tiles(size: int) -> int:
     return -(-size // TILE)
 
 
-def _block_rows(wide: int, c: int, oc: int) -> int:
-    """Rows of tiles in a block of a convolution whose output is ``wide`` tiles wide."""
+def _block_rows(wide: int, c: int, oc: int, rows: int) -> int:
+    """Rows of tiles in a block, of a share with ``rows`` of them: equal blocks for an output ``wide`` tiles wide."""
     tiles = max(BLOCK_TILES, BLOCK_BYTES // (4 * POINTS * (c + oc)) // BLOCK_TILES * BLOCK_TILES)
-    return max(1, min(4 * BLOCK_TILES, tiles) // wide)
+    most = max(1, min(4 * BLOCK_TILES, tiles) // wide)
+    return -(-rows // -(-rows // most))
+
+
+def _width(channels: int) -> int:
+    """Floats from tile to tile: an odd number of cache lines, so that tiles do not meet in the same sets of a cache."""
+    return (channels // ALIGN | 1) * ALIGN
 
 
 def _point_step(rows: int, wide: int, channels: int) -> int:
-    """Floats from one point to the next: whole micro-kernel tiles, and never a power of two."""
-    return -(-rows * wide // TILE_ROWS) * TILE_ROWS * channels + PANEL
+    """Floats from one point to the next: whole tiles of the micro-kernel."""
+    return -(-rows * wide // TILE_ROWS) * TILE_ROWS * _width(channels) + PANEL
 
 
 @leaf
-def _fill_strip(work, at, row, x, n, first, high, wide, pad, channels, scale, shift, act):
-    """Six padded rows of P(x) of sample n; the first is input row ``first``, outside there are zeros."""
-    for i in range(PATCH):
-        h, to = first + i, at + i * row
+def _fill_strip(work, at, row, start, fresh, x, n, first, high, wide, pad, channels, scale, shift, act):
+    """Six padded rows of P(x) of sample n, a ring; the first is input row ``first``, outside there are zeros.
+
+    Unless ``fresh``, the first two are there already.
+    """
+    for i in range(0 if fresh else 2, PATCH):
+        h, to = first + i, at + ring(start, i) * row + pad * channels
         if 0 <= h < high:
-            activate(work, to + pad * channels, x, (n * high + h) * wide * channels, wide, channels, scale, shift, act)
+            activate(work, to, x, (n * high + h) * wide * channels, wide, channels, scale, shift, act)
         else:
-            work[to + pad * channels : to + (pad + wide) * channels] = np.float32(0)
+            work[to : to + wide * channels] = np.float32(0)
+
+
+@leaf
+def _ask_ahead(array, row, begin, rows, point):
+    """Prefetch a share, one for every point, of rows ``begin`` to ``begin + rows - 1`` of ``row`` floats."""
+    share = (rows * row + POINTS - 1) // POINTS
+    first = begin * row + point * share
+    for i in range(first, min(first + share, array.size), ALIGN):
+        prefetch(array, i)
 
 
 @leaf
@@ -97,7 +116,8 @@ def _pack_panel(worker, panel, work, own_at, own_size, w, c, oc, turned):
 
 @leaf
 def _forward_task(
-    worker, task, y, moments, x, scale, shift, work, own_at, own_size, act, pad, lanes, tasks, rows, step_v, step_m
+    worker, task, y, moments, x, scale, shift, work, own_at, own_size, act, pad, lanes, tasks, rows,
+    width_v, step_v, width_m, step_m,
 ):  # fmt: skip
     """The samples of a task's lanes, block by block."""
     mine = own_at + worker * own_size
@@ -105,77 +125,88 @@ def _forward_task(
     out_h, out_w, oc = y.shape[1], y.shape[2], y.shape[3]
     x, y = x.reshape(-1), y.reshape(-1)
     down, across = (out_h + TILE - 1) // TILE, (out_w + TILE - 1) // TILE
-    row = (across * TILE + PATCH - TILE) * c
+    row, start = (across * TILE + PATCH - TILE) * c, 0
     scratch, strip = work[mine : mine + SCRATCH], work[mine + SCRATCH : mine + SCRATCH + PATCH * row]
     v_at = mine + SCRATCH + PATCH * row
     m_at = v_at + POINTS * step_v
     strip[:] = np.float32(0)
     lane, last_lane = lane_range(task, tasks, lanes)
-    start, end = lane_range(lane, lanes, samples)
+    first, end = lane_range(lane, lanes, samples)
     stop = lane_range(last_lane - 1, lanes, samples)[1]
-    for begin in range(start * down, stop * down, rows):
+    for begin in range(first * down, stop * down, rows):
         count = min(rows, stop * down - begin)
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
-            _fill_strip(strip, 0, row, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
-            input_transform(work, v_at + r * across * c, step_v, strip, row, across, c, scratch)
+            start = ring(start, TILE)
+            _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
+            input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c, scratch)
         for p in range(POINTS):
             product(
-                count * across, oc, c, work, v_at + p * step_v, c, 1,
-                work, p * c * oc, c * PANEL, PANEL, work, m_at + p * step_m, oc, False,
+                count * across, oc, c, work, v_at + p * step_v, width_v, 1,
+                work, p * c * oc, c * PANEL, PANEL, work, m_at + p * step_m, width_m, False,
             )  # fmt: skip
+            _ask_ahead(x, TILE * wide * c, begin + count, rows, p)
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
             lines = min(TILE, out_h - ty * TILE)
             at = (n * out_h + ty * TILE) * out_w * oc
-            m = m_at + r * across * oc
-            output_transform(y, at, out_w * oc, lines, out_w, work, m, step_m, across, oc, scratch)
+            m = m_at + r * across * width_m
+            output_transform(y, at, out_w * oc, lines, out_w, work, m, step_m, width_m, across, oc, scratch)
             if moments.size > 0:
                 if n == end:
                     lane += 1
-                    start, end = lane_range(lane, lanes, samples)
-                if n == start and ty == 0:
+                    first, end = lane_range(lane, lanes, samples)
+                if n == first and ty == 0:
                     start_moments(moments, lane, y, at, oc)
                 add_moments(moments, lane, y, at, lines * out_w, oc)
 
 
-def forward_sizes(y, x, w):
+def _tasks(y, moments, across):
+    """(lanes, tasks) of the forward product: a task has whole lanes, enough tiles for one block at least."""
+    lanes = moments.shape[0] if moments.size else min(y.shape[0], MOST_LANES)
+    return lanes, max(1, min(lanes, y.shape[0] * _tiles(y.shape[1]) * across // BLOCK_TILES))
+
+
+def _forward_block(y, moments, w):
+    """Rows of tiles in a block of the forward product."""
+    across = _tiles(y.shape[2])
+    tasks = _tasks(y, moments, across)[1]
+    return _block_rows(across, w.shape[2], w.shape[3], -(-y.shape[0] // tasks) * _tiles(y.shape[1]))
+
+
+def forward_sizes(y, moments, w):
     """Floats of workspace: (shared by all threads, of each thread)."""
     c, oc = w.shape[2:]
-    across = _tiles(y.shape[2])
-    rows = _block_rows(across, c, oc)
+    across, rows = _tiles(y.shape[2]), _forward_block(y, moments, w)
     strip = PATCH * (across * TILE + PATCH - TILE) * c
     each = SCRATCH + strip + POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
     return POINTS * c * oc, each
 
 
 def forward(y, moments, x, scale, shift, w, act, pad):
-    """``conv2d_forward`` for 3 x 3 and stride 1. A task owns whole lanes: enough tiles for one block at least."""
-    samples, out_h, out_w, oc = y.shape
-    c = w.shape[2]
-    across = _tiles(out_w)
-    rows = _block_rows(across, c, oc)
-    lanes = moments.shape[0] if moments.size else min(samples, MOST_LANES)
-    tasks = max(1, min(lanes, samples * _tiles(out_h) * across // BLOCK_TILES))
-    shared, each = (aligned(size) for size in forward_sizes(y, x, w))
+    """``conv2d_forward`` for 3 x 3 and stride 1."""
+    c, oc = w.shape[2:]
+    across, rows = _tiles(y.shape[2]), _forward_block(y, moments, w)
+    lanes, tasks = _tasks(y, moments, across)
+    shared, each = (aligned(size) for size in forward_sizes(y, moments, w))
     work = reserve(threaded(shared, each))
     parallel(_pack_panel, c // PANEL, work, shared, each, w.reshape(-1), c, oc, False)
     parallel(
         _forward_task, tasks, y, moments, x, scale, shift, work, shared, each, act, pad, lanes, tasks, rows,
-        _point_step(rows, across, c), _point_step(rows, across, oc),
+        _width(c), _point_step(rows, across, c), _width(oc), _point_step(rows, across, oc),
     )  # fmt: skip
 
 
 @leaf
 def _backward_lane(
     worker, lane, dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, work, own_at, own_size,
-    act, gact, pad, rows, step_v, step_d,
+    act, gact, pad, rows, width_v, step_v, width_d, step_d,
 ):  # fmt: skip
     """The samples of a lane, block by block; its share of dw at the end."""
     mine = own_at + worker * own_size
     samples, high, wide, c = x.shape
     out_h, out_w, oc = dz.shape[1], dz.shape[2], dz.shape[3]
-    lanes, pairs = dw.shape[0], c * oc
+    lanes, pairs, start = dw.shape[0], c * oc, 0
     x, dx, dw, dz, raw = x.reshape(-1), dx.reshape(-1), dw.reshape(-1), dz.reshape(-1), raw.reshape(-1)
     base, of = base.reshape(-1), of.reshape(-1)
     down, across = (out_h + TILE - 1) // TILE, (out_w + TILE - 1) // TILE
@@ -188,16 +219,18 @@ def _backward_lane(
     d_at = v_at + POINTS * step_v
     scratch, strip = work[mine:strip_at], work[strip_at:strip_d_at]
     strip_d, strip_dx = work[strip_d_at:strip_dx_at], work[strip_dx_at:du]
-    strip[:], strip_d[:], strip_dx[:] = np.float32(0), np.float32(0), np.float32(0)
+    strip[:], strip_d[:] = np.float32(0), np.float32(0)
     if sums.size > 0:
         sums[lane] = np.float32(0)
-    start, stop = lane_range(lane, lanes, samples)
-    for begin in range(start * down, stop * down, rows):
+    first, stop = lane_range(lane, lanes, samples)
+    for begin in range(first * down, stop * down, rows):
         count = min(rows, stop * down - begin)
+        before = start
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
-            _fill_strip(strip, 0, row, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
-            input_transform(work, v_at + r * across * c, step_v, strip, row, across, c, scratch)
+            start = ring(start, TILE)
+            _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
+            input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c, scratch)
             for i in range(TILE):
                 h = ty * TILE + i
                 if h < out_h:
@@ -205,43 +238,51 @@ def _backward_lane(
                     pull_gradient(strip_d, i * row_d, dz, raw, at, out_w, oc, gscale, ga, gb, gact)
                 else:
                     strip_d[i * row_d : i * row_d + out_w * oc] = np.float32(0)
-            gradient_transform(work, d_at + r * across * oc, step_d, strip_d, row_d, across, oc, scratch)
+            gradient_transform(work, d_at + r * across * width_d, step_d, width_d, strip_d, row_d, across, oc, scratch)
         for p in range(POINTS):
             product(
-                c, oc, count * across, work, v_at + p * step_v, 1, c,
-                work, d_at + p * step_d, PANEL, oc, work, du + p * pairs, oc, begin > start * down,
+                c, oc, count * across, work, v_at + p * step_v, 1, width_v,
+                work, d_at + p * step_d, PANEL, width_d, work, du + p * pairs, oc, begin > first * down,
             )  # fmt: skip
             if dx.size > 0:  # V is not needed any more: dV takes its place
                 product(
-                    count * across, c, oc, work, d_at + p * step_d, oc, 1,
-                    work, p * pairs, oc * PANEL, PANEL, work, v_at + p * step_v, c, False,
+                    count * across, c, oc, work, d_at + p * step_d, width_d, 1,
+                    work, p * pairs, oc * PANEL, PANEL, work, v_at + p * step_v, width_v, False,
                 )  # fmt: skip
-        for r in range(count if dx.size > 0 else 0):
+            _ask_ahead(x, TILE * wide * c, begin + count, rows, p)
+            _ask_ahead(dz, TILE * out_w * oc, begin + count, rows, p)
+            _ask_ahead(raw, TILE * out_w * oc, begin + count, rows, p)
+        start = before
+        for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
-            input_adjoint(strip_dx, row, work, v_at + r * across * c, step_v, across, c, scratch)
+            start = ring(start, TILE)
+            if dx.size == 0:
+                continue
+            if ty == 0:
+                for i in range(2):
+                    head = ring(start, i) * row
+                    strip_dx[head : head + row] = np.float32(0)
+            v = v_at + r * across * width_v
+            input_adjoint(strip_dx, row, start, work, v, step_v, width_v, across, c, scratch)
             top = ty * TILE - pad  # the input row at the head of the strip
-            first, last = max(0, top), min(high, top + (TILE if ty < down - 1 else PATCH))
-            for h in range(first, last):
-                to, here = (n * high + h) * wide * c, (h - top) * row + pad * c
-                dx[to : to + wide * c] = strip_dx[here : here + wide * c]
-            at, span = (n * high + first) * wide * c, (last - first) * wide
-            if span > 0:
-                finish_gradient(dx, at, span, c, x, scale, shift, base, act)
-                if sums.size > 0:
-                    add_sums(sums, lane, dx, at, span, c, of, centre)
-            if ty < down - 1:
-                strip_dx[: 2 * row] = strip_dx[TILE * row :]
-                strip_dx[2 * row :] = np.float32(0)
-            else:
-                strip_dx[:] = np.float32(0)
+            for h in range(max(0, top), min(high, top + (TILE if ty < down - 1 else PATCH))):
+                at, here = (n * high + h) * wide * c, ring(start, h - top) * row + pad * c
+                finish_gradient(
+                    dx, at, strip_dx, here, wide, c, x, scale, shift, base, act, sums, lane, of, centre
+                )  # fmt: skip
     filter_adjoint(dw, lane * 9 * pairs, work, du, pairs, scratch)
 
 
-def backward_sizes(dx, dz, w, x):
+def _backward_block(dw, dz, w):
+    """Rows of tiles in a block of a lane."""
+    share = -(-dz.shape[0] // dw.shape[0]) * _tiles(dz.shape[1])
+    return _block_rows(_tiles(dz.shape[2]), w.shape[2], w.shape[3], share)
+
+
+def backward_sizes(dx, dw, dz, w):
     """Floats of workspace: (shared by all threads, of each thread)."""
     c, oc = w.shape[2:]
-    across = _tiles(dz.shape[2])
-    rows = _block_rows(across, c, oc)
+    across, rows = _tiles(dz.shape[2]), _backward_block(dw, dz, w)
     strips = 2 * PATCH * (across * TILE + PATCH - TILE) * c + TILE * across * TILE * oc
     blocks = POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
     return (POINTS + 9) * c * oc if dx.size else 0, SCRATCH + strips + POINTS * c * oc + blocks
@@ -250,13 +291,13 @@ def backward_sizes(dx, dz, w, x):
 def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, pad):
     """``conv2d_backward`` for 3 x 3 and stride 1. A lane owns its samples of dx and its share of dw and of sums."""
     c, oc = w.shape[2:]
-    across = _tiles(dz.shape[2])
-    rows = _block_rows(across, c, oc)
-    shared, each = (aligned(size) for size in backward_sizes(dx, dz, w, x))
+    across, rows = _tiles(dz.shape[2]), _backward_block(dw, dz, w)
+    shared, each = (aligned(size) for size in backward_sizes(dx, dw, dz, w))
     work = reserve(threaded(shared, each))
     if dx.size:
         parallel(_pack_panel, oc // PANEL, work, shared, each, w.reshape(-1), c, oc, True)
     parallel(
         _backward_lane, len(dw), dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
-        work, shared, each, act, gact, pad, rows, _point_step(rows, across, c), _point_step(rows, across, oc),
+        work, shared, each, act, gact, pad, rows,
+        _width(c), _point_step(rows, across, c), _width(oc), _point_step(rows, across, oc),
     )  # fmt: skip
