@@ -45,12 +45,12 @@ class Augmentation(Protocol):
 def lane_count(samples: int, partial_bytes: int) -> int:
     """How many lanes a sum over a batch has: by shape only, so that any number of threads adds alike.
 
-    Up to 64, for cores to share; fewer, but 8, where partial sums of ``partial_bytes`` would exceed 32 MiB; and
+    Up to 64, for cores to share; fewer, but 8, where partial sums of ``partial_bytes`` would exceed 16 MiB; and
     fewer than that, down to 1, where they would exceed 1 GiB: the sums of a huge filter must not cost more room
     than its training.
     """
     few = max(1, min(8, (1 << 30) // partial_bytes))
-    return min(samples, max(few, min(MOST_LANES, (32 << 20) // partial_bytes)))
+    return min(samples, max(few, min(MOST_LANES, (16 << 20) // partial_bytes)))
 
 
 class Planner:

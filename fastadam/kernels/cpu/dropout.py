@@ -78,7 +78,7 @@ def _drop_lane(
         at = n * size
         activate(dx, at, dy, at, pixels, channels, scale, shift, 0)  # a copy
         _drop(dx[at : at + size], sample_state(key, index[n], salt), limit, factor, per_sample)
-        finish_gradient(dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre)
+        finish_gradient(dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre, False)
 
 
 def dropout_backward(dx, sums, dy, x, scale, shift, key, index, base, of, centre, act, p, salt, per_sample):

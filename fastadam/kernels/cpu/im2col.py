@@ -247,7 +247,7 @@ def _backward_lane(
             )  # fmt: skip
             finish_gradient(
                 flat_dx, at, flat_dx, at, high * wide, c, flat_x, scale, shift, flat_base, act,
-                sums, lane, flat_of, centre,
+                sums, lane, flat_of, centre, False,
             )  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def _finish_lane(worker, lane, dx, sums, x, scale, shift, base, of, centre, act,
     at, span = start * pixels * channels, (stop - start) * pixels
     if sums.size > 0:
         sums[lane] = np.float32(0)
-    finish_gradient(dx, at, dx, at, span, channels, x, scale, shift, base, act, sums, lane, of, centre)
+    finish_gradient(dx, at, dx, at, span, channels, x, scale, shift, base, act, sums, lane, of, centre, False)
 
 
 def _backward_parts(x, w):

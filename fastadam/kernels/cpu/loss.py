@@ -47,7 +47,7 @@ def _softmax_loss(dz, sums, rows, x, scale, shift, labels, index, step, base, of
         at = first * classes
         finish_gradient(
             flat_dz, at, flat_dz, at, last - first, classes, flat_x, scale, shift, flat_base, act,
-            sums, lane, flat_of, centre,
+            sums, lane, flat_of, centre, False,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ first: a signed offset in an index has numba check for wrap-around, which keeps 
 from numpy import float32
 
 from fastadam.kernels.cpu.jit import inlined, leaf
-from fastadam.kernels.cpu.simd import WIDTH, cut, load, splat, store, zeros
+from fastadam.kernels.cpu.simd import WIDTH, cut, load, splat, store, stream, zeros
 
 ZERO, ONE = float32(0), float32(1)
 
@@ -96,24 +96,25 @@ def _pull_block(d, d_at, dz, raw, at, pixels, channels, gscale, ga, gb):
 
 @leaf
 def finish_gradient(
-    dx, at, d, d_at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre
+    dx, at, d, d_at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre, far
 ):  # fmt: skip
     """The tail of every backward over a span: dx from d, and the lane's sums of it. ``d`` may be dx itself.
 
     dx = [base +] mask * d, or mask * (base + d) with act 4; mask is 0 where the pending ReLU cut x.
     sums[lane] += (sum dx, sum dx * (of - centre)), if there are sums; without ``of`` the second row is left.
+    far: dx is stored past the caches.
     """
     step = _block_pixels(channels)
     for p in range(0, pixels, step):
         count, i = min(step, pixels - p), p * channels
         _finish_block(
-            dx, at + i, d, d_at + i, count, channels, x, scale, shift, base, act, sums, lane, of, centre
+            dx, at + i, d, d_at + i, count, channels, x, scale, shift, base, act, sums, lane, of, centre, far
         )  # fmt: skip
 
 
 @leaf
 def _finish_block(
-    dx, at, d, d_at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre
+    dx, at, d, d_at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre, far
 ):  # fmt: skip
     affine, relu, whole = act & 1 != 0, act & 2 != 0, channels // WIDTH * WIDTH
     base_first, base_last = base.size > 0 and act & 4 != 0, base.size > 0 and act & 4 == 0
@@ -132,7 +133,10 @@ def _finish_block(
                 v = cut(v, load(x, at + i) * s + b)
             if base_last:
                 v = v + load(base, at + i)
-            store(dx, at + i, v)
+            if far:
+                stream(dx, at + i, v)
+            else:
+                store(dx, at + i, v)
             t = t + v
             if has_of:
                 q = q + v * (load(of, at + i) - k)

@@ -19,7 +19,7 @@ dw = G' dU G. Each 1-D transform below is its matrix with common terms taken out
 from numpy import float32
 
 from fastadam.kernels.cpu.jit import leaf
-from fastadam.kernels.cpu.simd import WIDTH, load, store
+from fastadam.kernels.cpu.simd import WIDTH, load, store, stream, zeros
 
 TILE = 4
 """Outputs of a tile along each axis."""
@@ -141,8 +141,24 @@ def input_transform(v, at, step, width, strip, row, start, tiles, channels, scra
 
 
 @leaf
-def output_transform(y, y_at, row, high, wide, m, at, step, width, tiles, channels, scratch):
-    """Y = A' M A of a row of tiles: ``high`` rows of ``wide`` pixels of y, ``row`` floats apart; M laid out as V."""
+def _put(y, at, value, far):
+    if far:
+        stream(y, at, value)
+    else:
+        store(y, at, value)
+
+
+@leaf
+def output_transform(
+    y, y_at, row, high, wide, m, at, step, width, tiles, channels, scratch, far, moments, sums_at, fresh
+):  # fmt: skip
+    """Y = A' M A of a row of tiles: ``high`` rows of ``wide`` pixels of y, ``row`` floats apart; M laid out as V.
+
+    far       y is stored past the caches
+    moments   in and out, optional: those of a lane at ``sums_at``, y being added; ``fresh``: the first pixel is
+              the pivot, so that little cancels in the sums of squares
+    """
+    counted = moments.size > 0
     for t in range(tiles):
         columns = wide - t * TILE
         for c in range(0, channels, WIDTH):
@@ -153,17 +169,35 @@ def output_transform(y, y_at, row, high, wide, m, at, step, width, tiles, channe
                 store(scratch, (PATCH + j) * WIDTH, r[1])
                 store(scratch, (2 * PATCH + j) * WIDTH, r[2])
                 store(scratch, (3 * PATCH + j) * WIDTH, r[3])
-            to = y_at + t * TILE * channels + c
+            to, sums = y_at + t * TILE * channels + c, sums_at + c
+            pivot, first, second = zeros(), zeros(), zeros()
+            if counted and fresh and t == 0:
+                pivot = _a_transposed(*_load6(scratch, 0, WIDTH))[0]
+                store(moments, sums, pivot)
+            elif counted:
+                pivot, first = load(moments, sums), load(moments, sums + channels)
+                second = load(moments, sums + 2 * channels)
             for i in range(high):
                 r = _a_transposed(*_load6(scratch, i * PATCH * WIDTH, WIDTH))
                 o = to + i * row
-                store(y, o, r[0])
+                _put(y, o, r[0], far)
+                v = r[0] - pivot
+                first, second = first + v, second + v * v
                 if columns > 1:
-                    store(y, o + channels, r[1])
+                    _put(y, o + channels, r[1], far)
+                    v = r[1] - pivot
+                    first, second = first + v, second + v * v
                 if columns > 2:
-                    store(y, o + 2 * channels, r[2])
+                    _put(y, o + 2 * channels, r[2], far)
+                    v = r[2] - pivot
+                    first, second = first + v, second + v * v
                 if columns > 3:
-                    store(y, o + 3 * channels, r[3])
+                    _put(y, o + 3 * channels, r[3], far)
+                    v = r[3] - pivot
+                    first, second = first + v, second + v * v
+            if counted:
+                store(moments, sums + channels, first)
+                store(moments, sums + 2 * channels, second)
 
 
 @leaf

@@ -83,7 +83,7 @@ def _join_lane(
     for p in range(start * pixels, stop * pixels, block):
         at, count = p * channels, min(block, stop * pixels - p)
         pull_gradient(dx, at, dz, raw, at, count, channels, gscale, ga, gb, gact)
-        finish_gradient(dx, at, dx, at, count, channels, x, scale, shift, base, act, sums, lane, of, centre)
+        finish_gradient(dx, at, dx, at, count, channels, x, scale, shift, base, act, sums, lane, of, centre, False)
 
 
 def join_backward(dx, sums, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre, act, gact):

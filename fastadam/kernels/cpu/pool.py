@@ -118,7 +118,7 @@ def _unpool_lane(
             activate(dx, at, x, at, pixels, channels, scale, shift, act)
             _give_to_winners(dx[at : at + pixels * channels], dy[d : d + out], row, width // 2, channels)
             finish_gradient(
-                dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre
+                dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre, False
             )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def _unmean_lane(
     for n in range(first, last):
         at = n * size
         _spread_mean(dx[at : at + size], dy[n * channels : (n + 1) * channels], pixels, channels)
-        finish_gradient(dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre)
+        finish_gradient(dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre, False)
 
 
 def avgpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):

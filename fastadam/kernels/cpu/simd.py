@@ -38,6 +38,12 @@ def vector_width(features: set[str]) -> int:
 WIDTH = vector_width(cpu_features()[1])
 """Floats in a vector on this machine."""
 
+LINE = 16
+"""Floats in a cache line."""
+
+FAR = 1 << 22
+"""Floats of an array that no cache holds until it is read again: 16 MiB, with others of its size beside it."""
+
 IR_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 """LLVM's type of a vector."""
 
@@ -80,6 +86,15 @@ def store_ir(builder, value, pointer):
     builder.store(value, builder.bitcast(pointer, IR_VECTOR.as_pointer())).align = 4
 
 
+def prefetch_ir(builder, pointer, level=1):
+    """Ask for the cache line at a pointer to float, for the first or second level of cache."""
+    byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, data = i32(0), i32(1)
+    builder.call(function, [builder.bitcast(pointer, byte), read, i32(4 - level), data])
+
+
 def element(context, builder, array_type, array, index):
     """The LLVM pointer to ``array[index]``, unchecked."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
@@ -101,6 +116,32 @@ def store(typingctx, array, index, value):
 
     def generate(context, builder, sig, args):
         store_ir(builder, args[2], element(context, builder, sig.args[0], *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic
+def stream(typingctx, array, index, value):
+    """``store`` past the caches, for a line that nobody reads soon: the memory's old content is not fetched first.
+
+    Only whole lines go that way: a vector that is not one, or not aligned to one, is stored as usual.
+    """
+
+    def generate(context, builder, sig, args):
+        pointer = element(context, builder, sig.args[0], *args[:2])
+        if WIDTH < LINE:
+            store_ir(builder, args[2], pointer)
+            return context.get_dummy_value()
+        i64 = ir.IntType(64)
+        within = builder.and_(builder.ptrtoint(pointer, i64), i64(4 * LINE - 1))
+        with builder.if_else(builder.icmp_unsigned("==", within, i64(0))) as (whole, part):
+            with whole:
+                past = builder.store(args[2], builder.bitcast(pointer, IR_VECTOR.as_pointer()))
+                past.align = 4 * LINE
+                past.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+            with part:
+                store_ir(builder, args[2], pointer)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), generate
@@ -131,12 +172,7 @@ def prefetch(typingctx, array, index):
     """Ask for the cache line of ``array[index]``, to be read soon; nothing waits for it."""
 
     def generate(context, builder, sig, args):
-        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-        pointer = builder.bitcast(element(context, builder, sig.args[0], *args), byte)
-        read, second_level, data = i32(0), i32(2), i32(1)
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, read, second_level, data])
+        prefetch_ir(builder, element(context, builder, sig.args[0], *args), 2)
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate

@@ -9,6 +9,8 @@ Any height, width and padding; C and OC are multiples of a panel. What hangs ove
 in and not written on the way out.
 """
 
+import math
+
 import numpy as np
 
 from fastadam.kernels import MOST_LANES
@@ -18,10 +20,8 @@ from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
-    add_moments,
     finish_gradient,
     pull_gradient,
-    start_moments,
 )
 from fastadam.kernels.cpu.points import (
     PATCH,
@@ -36,7 +36,7 @@ from fastadam.kernels.cpu.points import (
     output_transform,
     ring,
 )
-from fastadam.kernels.cpu.simd import prefetch
+from fastadam.kernels.cpu.simd import FAR, prefetch
 from fastadam.kernels.cpu.workspace import ALIGN, aligned, reserve, threaded
 
 BLOCK_BYTES = 3 << 19
@@ -50,11 +50,17 @@ def _tiles(size: int) -> int:
     return -(-size // TILE)
 
 
-def _block_rows(wide: int, c: int, oc: int, rows: int) -> int:
-    """Rows of tiles in a block, of a share with ``rows`` of them: equal blocks for an output ``wide`` tiles wide."""
+def _most_rows(wide: int, c: int, oc: int) -> int:
+    """Rows of tiles that a block should have, of a convolution whose output is ``wide`` tiles wide."""
     tiles = max(BLOCK_TILES, BLOCK_BYTES // (4 * POINTS * (c + oc)) // BLOCK_TILES * BLOCK_TILES)
-    most = max(1, min(4 * BLOCK_TILES, tiles) // wide)
-    return -(-rows // -(-rows // most))
+    return max(1, min(4 * BLOCK_TILES, tiles) // wide)
+
+
+def _block_rows(wide: int, c: int, oc: int, share: int) -> int:
+    """Rows of tiles in a block, where a task has ``share`` of them: about equal blocks, of whole micro-kernel tiles."""
+    whole = TILE_ROWS // math.gcd(TILE_ROWS, wide)
+    blocks = max(1, round(share / _most_rows(wide, c, oc)))
+    return min(share, -(-share // (blocks * whole)) * whole)
 
 
 def _width(channels: int) -> int:
@@ -82,10 +88,13 @@ def _fill_strip(work, at, row, start, fresh, x, n, first, high, wide, pad, chann
 
 
 @leaf
-def _ask_ahead(array, row, begin, rows, point):
-    """Prefetch a share, one for every point, of rows ``begin`` to ``begin + rows - 1`` of ``row`` floats."""
-    share = (rows * row + POINTS - 1) // POINTS
-    first = begin * row + point * share
+def _ask_ahead(array, row, begin, rows, part, parts):
+    """Prefetch one part of rows ``begin`` to ``begin + rows - 1`` of ``row`` floats.
+
+    Parts are asked for between small products: many at once would wait for each other.
+    """
+    share = (rows * row + parts - 1) // parts
+    first = begin * row + part * share
     for i in range(first, min(first + share, array.size), ALIGN):
         prefetch(array, i)
 
@@ -125,7 +134,7 @@ def _forward_task(
     out_h, out_w, oc = y.shape[1], y.shape[2], y.shape[3]
     x, y = x.reshape(-1), y.reshape(-1)
     down, across = (out_h + TILE - 1) // TILE, (out_w + TILE - 1) // TILE
-    row, start = (across * TILE + PATCH - TILE) * c, 0
+    row, start, panels = (across * TILE + PATCH - TILE) * c, 0, oc // PANEL
     scratch, strip = work[mine : mine + SCRATCH], work[mine + SCRATCH : mine + SCRATCH + PATCH * row]
     v_at = mine + SCRATCH + PATCH * row
     m_at = v_at + POINTS * step_v
@@ -140,44 +149,41 @@ def _forward_task(
             start = ring(start, TILE)
             _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
             input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c, scratch)
-        for p in range(POINTS):
+        for part in range(POINTS * panels):
+            p, o = part // panels, part % panels * PANEL
             product(
-                count * across, oc, c, work, v_at + p * step_v, width_v, 1,
-                work, p * c * oc, c * PANEL, PANEL, work, m_at + p * step_m, width_m, False,
+                count * across, PANEL, c, work, v_at + p * step_v, width_v, 1,
+                work, part * c * PANEL, 0, PANEL, work, m_at + p * step_m + o, width_m, False,
             )  # fmt: skip
-            _ask_ahead(x, TILE * wide * c, begin + count, rows, p)
+            _ask_ahead(x, TILE * wide * c, begin + count, rows, part, POINTS * panels)
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
             lines = min(TILE, out_h - ty * TILE)
             at = (n * out_h + ty * TILE) * out_w * oc
             m = m_at + r * across * width_m
-            output_transform(y, at, out_w * oc, lines, out_w, work, m, step_m, width_m, across, oc, scratch)
-            if moments.size > 0:
-                if n == end:
-                    lane += 1
-                    first, end = lane_range(lane, lanes, samples)
-                if n == first and ty == 0:
-                    start_moments(moments, lane, y, at, oc)
-                add_moments(moments, lane, y, at, lines * out_w, oc)
+            if n == end:
+                lane += 1
+                first, end = lane_range(lane, lanes, samples)
+            output_transform(
+                y, at, out_w * oc, lines, out_w, work, m, step_m, width_m, across, oc, scratch, y.size >= FAR,
+                moments, 3 * lane * oc, n == first and ty == 0,
+            )  # fmt: skip
 
 
-def _tasks(y, moments, across):
-    """(lanes, tasks) of the forward product: a task has whole lanes, enough tiles for one block at least."""
-    lanes = moments.shape[0] if moments.size else min(y.shape[0], MOST_LANES)
-    return lanes, max(1, min(lanes, y.shape[0] * _tiles(y.shape[1]) * across // BLOCK_TILES))
-
-
-def _forward_block(y, moments, w):
-    """Rows of tiles in a block of the forward product."""
-    across = _tiles(y.shape[2])
-    tasks = _tasks(y, moments, across)[1]
-    return _block_rows(across, w.shape[2], w.shape[3], -(-y.shape[0] // tasks) * _tiles(y.shape[1]))
+def _forward_shares(y, moments, w):
+    """(lanes, tasks, rows of tiles in a block): a task has whole lanes, about as many as make a block."""
+    samples, down, across = y.shape[0], _tiles(y.shape[1]), _tiles(y.shape[2])
+    c, oc = w.shape[2:]
+    lanes = moments.shape[0] if moments.size else min(samples, MOST_LANES)
+    tasks = min(lanes, -(-samples * down // _most_rows(across, c, oc)))
+    share = -(-lanes // tasks) * -(-samples // lanes) * down
+    return lanes, tasks, _block_rows(across, c, oc, share)
 
 
 def forward_sizes(y, moments, w):
     """Floats of workspace: (shared by all threads, of each thread)."""
     c, oc = w.shape[2:]
-    across, rows = _tiles(y.shape[2]), _forward_block(y, moments, w)
+    across, (_, _, rows) = _tiles(y.shape[2]), _forward_shares(y, moments, w)
     strip = PATCH * (across * TILE + PATCH - TILE) * c
     each = SCRATCH + strip + POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
     return POINTS * c * oc, each
@@ -186,8 +192,7 @@ def forward_sizes(y, moments, w):
 def forward(y, moments, x, scale, shift, w, act, pad):
     """``conv2d_forward`` for 3 x 3 and stride 1."""
     c, oc = w.shape[2:]
-    across, rows = _tiles(y.shape[2]), _forward_block(y, moments, w)
-    lanes, tasks = _tasks(y, moments, across)
+    across, (lanes, tasks, rows) = _tiles(y.shape[2]), _forward_shares(y, moments, w)
     shared, each = (aligned(size) for size in forward_sizes(y, moments, w))
     work = reserve(threaded(shared, each))
     parallel(_pack_panel, c // PANEL, work, shared, each, w.reshape(-1), c, oc, False)
@@ -240,18 +245,20 @@ def _backward_lane(
                     strip_d[i * row_d : i * row_d + out_w * oc] = np.float32(0)
             gradient_transform(work, d_at + r * across * width_d, step_d, width_d, strip_d, row_d, across, oc, scratch)
         for p in range(POINTS):
-            product(
-                c, oc, count * across, work, v_at + p * step_v, 1, width_v,
-                work, d_at + p * step_d, PANEL, width_d, work, du + p * pairs, oc, begin > first * down,
-            )  # fmt: skip
-            if dx.size > 0:  # V is not needed any more: dV takes its place
+            for o in range(0, oc, PANEL):
                 product(
-                    count * across, c, oc, work, d_at + p * step_d, width_d, 1,
-                    work, p * pairs, oc * PANEL, PANEL, work, v_at + p * step_v, width_v, False,
+                    c, PANEL, count * across, work, v_at + p * step_v, 1, width_v,
+                    work, d_at + p * step_d + o, 0, width_d, work, du + p * pairs + o, oc, begin > first * down,
                 )  # fmt: skip
-            _ask_ahead(x, TILE * wide * c, begin + count, rows, p)
-            _ask_ahead(dz, TILE * out_w * oc, begin + count, rows, p)
-            _ask_ahead(raw, TILE * out_w * oc, begin + count, rows, p)
+                part, parts = (p * oc + o) // PANEL, POINTS * oc // PANEL
+                _ask_ahead(dz, TILE * out_w * oc, begin + count, rows, part, parts)
+                _ask_ahead(raw, TILE * out_w * oc, begin + count, rows, part, parts)
+            for i in range(0, c if dx.size > 0 else 0, PANEL):  # V is not needed any more: dV takes its place
+                product(
+                    count * across, PANEL, oc, work, d_at + p * step_d, width_d, 1,
+                    work, p * pairs + i * oc, 0, PANEL, work, v_at + p * step_v + i, width_v, False,
+                )  # fmt: skip
+                _ask_ahead(x, TILE * wide * c, begin + count, rows, (p * c + i) // PANEL, POINTS * c // PANEL)
         start = before
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
@@ -268,7 +275,7 @@ def _backward_lane(
             for h in range(max(0, top), min(high, top + (TILE if ty < down - 1 else PATCH))):
                 at, here = (n * high + h) * wide * c, ring(start, h - top) * row + pad * c
                 finish_gradient(
-                    dx, at, strip_dx, here, wide, c, x, scale, shift, base, act, sums, lane, of, centre
+                    dx, at, strip_dx, here, wide, c, x, scale, shift, base, act, sums, lane, of, centre, dx.size >= FAR
                 )  # fmt: skip
     filter_adjoint(dw, lane * 9 * pairs, work, du, pairs, scratch)
 
