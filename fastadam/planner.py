@@ -8,6 +8,7 @@ pending too: dz itself, or scale * dz + ga + gb * raw where a batch norm lies be
 norm or a bias needs of dz are gathered by the call that wrote dz, whenever nobody asked it before.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,6 +43,10 @@ class Augmentation(Protocol):
     def cutout(self) -> int: ...
 
 
+LANE_PIXELS = 512
+"""Pixels of its output that a convolution's lane has: fewer are not worth partial sums of the filters' gradient."""
+
+
 def lane_count(samples: int, partial_bytes: int) -> int:
     """How many lanes a sum over a batch has: by shape only, so that any number of threads adds alike.
 
@@ -51,6 +56,11 @@ def lane_count(samples: int, partial_bytes: int) -> int:
     """
     few = max(1, min(8, (1 << 30) // partial_bytes))
     return min(samples, max(few, min(MOST_LANES, (16 << 20) // partial_bytes)))
+
+
+def filter_lanes(samples: int, pixels: int, filter_bytes: int) -> int:
+    """Lanes of the gradient of filters whose output has ``pixels`` pixels a sample."""
+    return min(lane_count(samples, filter_bytes), max(8, samples * pixels // LANE_PIXELS))
 
 
 class Planner:
@@ -260,7 +270,8 @@ class Planner:
             w = self._param[f"{raw.node.name}.weight"]
             dw = part = self._grad(w.name)
             if raw.op == "conv2d":
-                part = self._slot(f"{w.name}.lanes", (lane_count(self.batch, w.bytes), *w.shape), "WORK")
+                lanes = filter_lanes(self.batch, math.prod(raw.slot.shape[1:3]), w.bytes)
+                part = self._slot(f"{w.name}.lanes", (lanes, *w.shape), "WORK")
             self._contribute(x, f"{raw.op}_backward", [*gradient, w], outs=[part], gact=gact, **raw.scalars)
             if part is not dw:
                 self._call("sum_lanes", [dw], [part])

@@ -12,7 +12,7 @@ from fastadam import reference, trial
 from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.kernels import OPS, cpu
-from fastadam.kernels.cpu import im2col, linear, parallel, winograd
+from fastadam.kernels.cpu import im2col, linear, parallel, pool, winograd
 from fastadam.trial import Guarded, expect
 
 one_case_each = pytest.mark.parametrize("op", OPS)
@@ -34,7 +34,7 @@ def test_matches_the_reference_and_writes_nothing_else(case):
         np.testing.assert_allclose(array, want[name], case.rtol, case.atol(name), err_msg=name)
 
 
-@pytest.mark.parametrize(("family", "modules"), [("conv2d", (im2col, winograd)), ("linear", (linear,))])
+@pytest.mark.parametrize(("family", "modules"), [("conv2d", (im2col, winograd)), ("linear", (linear,)), ("maxpool_backward", (pool,))])
 def test_a_workspace_is_as_large_as_it_must_be(family, modules, monkeypatch):
     """Every case again, in a workspace of exactly the floats asked for, full of NaN and within guards."""
     made: list[Guarded] = []

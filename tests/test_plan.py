@@ -18,7 +18,7 @@ from fastadam.graph import Graph, Node
 from fastadam.interpret import interpret
 from fastadam.memory import lifetimes, live_peak, place
 from fastadam.plan import Plan
-from fastadam.planner import lane_count
+from fastadam.planner import filter_lanes, lane_count
 from fastadam.program import Program, run_checked
 
 SEEDS = 300
@@ -251,17 +251,20 @@ def test_nan_is_never_hidden():
 def test_lane_count():
     assert lane_count(128, 4 * 1728) == 64
     assert lane_count(3, 4 * 1728) == 3
-    assert lane_count(128, 4 * 589_824) == 14  # 9 x 256 x 256 filters: 32 MiB of partial sums
+    assert lane_count(128, 4 * 589_824) == 8  # 9 x 256 x 256 filters: 2.4 MB each
     assert lane_count(128, 1 << 27) == 8
     assert lane_count(2, 1 << 27) == 2
     assert lane_count(128, 4 * 9 * 2048 * 2048) == 7
     assert lane_count(128, 1 << 50) == 1
+    assert filter_lanes(128, 8 * 8, 4 * 9 * 64 * 64) == 16
+    assert filter_lanes(128, 1, 4 * 9) == 8
+    assert filter_lanes(3, 1, 4 * 9) == 3
 
 
 def test_lanes_do_not_change_with_anything_but_shape():
-    wide = Plan(vgg((8, 8, 3), 64), 128)
+    wide = Plan(vgg((32, 32, 3), 64), 128)
     lanes = {c.outs[2].name: c.outs[2].shape[0] for c in wide.calls if c.op == "conv2d_backward"}
-    assert lanes == {f"conv{i}.weight.lanes": n for i, n in enumerate((64, 64, 64, 56, 28, 14), start=1)}
+    assert lanes == {f"conv{i}.weight.lanes": n for i, n in enumerate((64, 64, 56, 28, 14, 8), start=1)}
 
 
 def test_cost_of_calls():

@@ -17,16 +17,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastadam.kernels.cpu.jit import leaf
-from fastadam.kernels.cpu.simd import IR_VECTOR, WIDTH, element, load_ir, prefetch_ir, splat_ir, store_ir
+from fastadam.kernels.cpu.simd import IR_VECTOR, WIDTH, element, load_ir, splat_ir, store_ir
 
 PANEL = 16
 """Columns of B in a panel; a panel is stored k by k, 16 floats each, padded with zeros."""
 
 TILE_ROWS = {16: 12, 8: 6, 4: 3}[WIDTH]
 """Rows of a tile: as many accumulators as registers allow beside the operands."""
-
-AHEAD = 64
-"""How many k ahead a panel is asked for: the time that a line takes from the second or third level of cache."""
 
 _VECTORS = PANEL // WIDTH
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -88,7 +85,6 @@ def _emit(builder, depth, factors, b, b_step, c, c_step, rows, cols, add):
     pointers = [phi(p) for p in factors.start]
     sums = [phi(_ZERO) for _ in range(TILE_ROWS * _VECTORS)]
     panel = [load_ir(builder, builder.gep(b_pointer, [_I64(v * WIDTH)])) for v in range(_VECTORS)]
-    prefetch_ir(builder, builder.gep(b_pointer, [builder.mul(b_step, _I64(AHEAD))]))
     scalars, moved = factors.scalars(builder, pointers)
     kind = ir.FunctionType(IR_VECTOR, [IR_VECTOR] * 3)
     fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")

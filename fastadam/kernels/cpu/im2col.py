@@ -20,6 +20,7 @@ from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
+    copy,
     finish_gradient,
     pull_gradient,
     start_moments,
@@ -197,8 +198,8 @@ def _data_gradient(flat_dx, at, phases, rows, columns, work, padded, spread, hig
         )  # fmt: skip
         for i in range(ph):
             for j in range(pw):
-                to, here = at + ((top + i * stride) * wide + left + j * stride) * c, spread + (i * pw + j) * c
-                flat_dx[to : to + c] = work[here : here + c]
+                to = at + ((top + i * stride) * wide + left + j * stride) * c
+                copy(flat_dx, to, work, spread + (i * pw + j) * c, c)
 
 
 @leaf
@@ -236,11 +237,11 @@ def _backward_lane(
             work, dense, PANEL, width, flat_dw, lane * taps * oc, oc, True,
         )  # fmt: skip
         if dx.size > 0:
+            pixels = out_w if oc == width else 1
             for h in range(out_h):
-                for v in range(out_w):
+                for v in range(0, out_w, pixels):
                     to = padded + ((h + low_h) * padded_w + v + low_w) * oc
-                    at = dense + (h * out_w + v) * width
-                    work[to : to + oc] = work[at : at + oc]
+                    copy(work, to, work, dense + (h * out_w + v) * width, pixels * oc)
             at = n * high * wide * c
             _data_gradient(
                 flat_dx, at, phases, adjoint_rows, adjoint_columns, work, padded, spread, high, wide, c, oc, stride

@@ -14,11 +14,15 @@ from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import add_moments, add_sums, start_moments
+from fastadam.kernels.cpu.simd import prefetch
 
 ZERO = float32(0)
 
 SPAN = 4096
 """Numbers of y that one task of ``sum_lanes`` owns."""
+
+AHEAD = 64
+"""Numbers ahead that ``sum_lanes`` asks for: there are more lanes than streams that a CPU follows by itself."""
 
 
 @leaf
@@ -169,6 +173,7 @@ def _sum_span(worker, task, all_y, all_parts, lanes, stride):
         for lane in range(lanes):
             at = lane * stride + i
             v = part[at : at + 8]
+            prefetch(part, at + AHEAD)
             a += float64(v[0])
             b += float64(v[1])
             c += float64(v[2])

@@ -26,6 +26,16 @@ def _cut(value, where):
 
 
 @leaf
+def copy(y, y_at, x, x_at, size):
+    """``size`` numbers of x to y, which may be other parts of one array."""
+    whole = size // WIDTH * WIDTH
+    for i in range(0, whole, WIDTH):
+        store(y, y_at + i, load(x, x_at + i))
+    for i in range(whole, size):
+        y[y_at + i] = x[x_at + i]
+
+
+@leaf
 def _block_pixels(channels):
     return max(1, _BLOCK // channels)
 
@@ -40,13 +50,12 @@ def activate(y, y_at, x, x_at, pixels, channels, scale, shift, act):
             _activate_block(y, y_at + at, x, x_at + at, count, channels, scale, shift, act)
         return
     size = pixels * channels
-    y, x = y[y_at : y_at + size], x[x_at : x_at + size]
     if act & 2:
+        y, x = y[y_at : y_at + size], x[x_at : x_at + size]
         for i in range(size):
             y[i] = _cut(x[i], x[i])
     else:
-        for i in range(size):
-            y[i] = x[i]
+        copy(y, y_at, x, x_at, size)
 
 
 @leaf
@@ -76,10 +85,7 @@ def pull_gradient(d, d_at, dz, raw, at, pixels, channels, gscale, ga, gb, gact):
             count, i = min(step, pixels - p), p * channels
             _pull_block(d, d_at + i, dz, raw, at + i, count, channels, gscale, ga, gb)
         return
-    size = pixels * channels
-    o, z = d[d_at : d_at + size], dz[at : at + size]
-    for i in range(size):
-        o[i] = z[i]
+    copy(d, d_at, dz, at, pixels * channels)
 
 
 @leaf

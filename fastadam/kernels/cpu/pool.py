@@ -10,6 +10,8 @@ from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import activate, finish_gradient
+from fastadam.kernels.cpu.simd import FAR
+from fastadam.kernels.cpu.workspace import aligned, reserve, sized, threaded
 
 ZERO, ONE, TWO, THREE = float32(0), float32(1), float32(2), float32(3)
 NO_FLOOR = float32(-inf)
@@ -105,9 +107,10 @@ def _give_to_winners(rows, dy, row, columns, channels):
 
 @leaf
 def _unpool_lane(
-    worker, lane, dx, sums, dy, x, scale, shift, base, of, centre, lanes, samples, height, width, channels, act
+    worker, lane, dx, sums, dy, x, scale, shift, base, of, centre, work, own, lanes, samples, height, width, channels,
+    act,
 ):  # fmt: skip
-    row, out = width * channels, width // 2 * channels
+    row, out, mine = width * channels, width // 2 * channels, worker * own
     if sums.size > 0:
         sums[lane] = ZERO
     first, last = lane_range(lane, lanes, samples)
@@ -115,13 +118,18 @@ def _unpool_lane(
         for h in range(0, height, 2):
             at, pixels = (n * height + h) * row, width * min(2, height - h)
             d = (n * (height // 2) + h // 2) * out
-            activate(dx, at, x, at, pixels, channels, scale, shift, act)
-            _give_to_winners(dx[at : at + pixels * channels], dy[d : d + out], row, width // 2, channels)
+            activate(work, mine, x, at, pixels, channels, scale, shift, act)
+            _give_to_winners(work[mine : mine + pixels * channels], dy[d : d + out], row, width // 2, channels)
             finish_gradient(
-                dx, at, dx, at, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre, False
+                dx, at, work, mine, pixels, channels, x, scale, shift, base, act, sums, lane, of, centre, dx.size >= FAR
             )  # fmt: skip
 
 
+def _backward_sizes(dx, sums, dy, x, *_):
+    return 0, 2 * x.shape[2] * x.shape[3]
+
+
+@sized(_backward_sizes)
 def maxpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
     """Gradient of ``maxpool_forward``: d is dy at the first maximum of each window, 0 elsewhere.
 
@@ -133,10 +141,10 @@ def maxpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
     A lane owns its samples of dx and its share of sums.
     """
     samples, height, width, channels = x.shape
-    lanes = sums.shape[0] if sums.size else samples
+    lanes, own = sums.shape[0] if sums.size else samples, aligned(2 * width * channels)
     parallel(
         _unpool_lane, lanes, dx.reshape(-1), sums, dy.reshape(-1), x.reshape(-1), scale, shift, base.reshape(-1),
-        of.reshape(-1), centre, lanes, samples, height, width, channels, int(act),
+        of.reshape(-1), centre, reserve(threaded(0, own)), own, lanes, samples, height, width, channels, int(act),
     )  # fmt: skip
 
 

@@ -86,15 +86,6 @@ def store_ir(builder, value, pointer):
     builder.store(value, builder.bitcast(pointer, IR_VECTOR.as_pointer())).align = 4
 
 
-def prefetch_ir(builder, pointer, level=1):
-    """Ask for the cache line at a pointer to float, for the first or second level of cache."""
-    byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    read, data = i32(0), i32(1)
-    builder.call(function, [builder.bitcast(pointer, byte), read, i32(4 - level), data])
-
-
 def element(context, builder, array_type, array, index):
     """The LLVM pointer to ``array[index]``, unchecked."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
@@ -172,7 +163,12 @@ def prefetch(typingctx, array, index):
     """Ask for the cache line of ``array[index]``, to be read soon; nothing waits for it."""
 
     def generate(context, builder, sig, args):
-        prefetch_ir(builder, element(context, builder, sig.args[0], *args), 2)
+        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, second_level, data = i32(0), i32(2), i32(1)
+        pointer = element(context, builder, sig.args[0], *args)
+        builder.call(function, [builder.bitcast(pointer, byte), read, second_level, data])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
