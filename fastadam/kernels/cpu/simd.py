@@ -41,8 +41,8 @@ WIDTH = vector_width(cpu_features()[1])
 LINE = 16
 """Floats in a cache line."""
 
-FAR = 1 << 22
-"""Floats of an array that no cache holds until it is read again: 16 MiB, with others of its size beside it."""
+FAR = 1 << 21
+"""Floats of an array that no cache holds until it is read again: 8 MiB, with others of its size beside it."""
 
 IR_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 """LLVM's type of a vector."""
