@@ -160,7 +160,7 @@ class _Run:
         metadata = content.metadata
         try:
             found = metadata["fingerprint"]
-            if (found["data"], found["crc32"]) != (self._fingerprint["data"], self._fingerprint["crc32"]):
+            if found["crc32"] != self._fingerprint["crc32"]:
                 raise RunError(
                     f"the data in {self.job.data.source} are not those the run in {self.folder.path} was trained on; "
                     "put the original data back"
@@ -168,7 +168,8 @@ class _Run:
             if found["settings"] != self._fingerprint["settings"]:
                 raise RunError(
                     f"{self.folder.path / 'config.toml'}{' or model.toml' * self.folder.net.exists()} was changed "
-                    f"since {last} was written; put the settings back, or start a new run with --config and --out"
+                    f"since {last} was written, or another version of fastadam wrote it; put the settings back, or "
+                    "start a new run with --config and --out"
                 )
             self.model.load_state_dict({name: content.tensors[name] for name in self.model.state_dict()})
             self.fit.restore(content.tensors, metadata)

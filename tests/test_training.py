@@ -1,5 +1,6 @@
 """Whole runs: the folder they leave, stops and what resuming gives, bad luck of every kind."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -147,6 +148,19 @@ def test_a_finished_run_stays_and_can_be_extended(folder, tmp_path):
     training.run_training(config(folder, epochs=None, steps=3), out=tmp_path / "steps")
     with pytest.raises(ConfigError, match="counts steps"):
         training.run_training(TrainConfig(epochs=3), resume=tmp_path / "steps")
+
+
+def test_a_run_on_whatever_is_in_the_cache_goes_on(folder, tmp_path, monkeypatch):
+    """What a data set is called may depend on its classes; what counts is where it was and its bytes."""
+    monkeypatch.setattr(data.library.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    images = data.load(folder)
+    own = dataclasses.replace(images, classes=tuple(f"own {name}" for name in images.classes))
+    data.write_binary(tmp_path / "fastadam" / "cifar10", own)
+    settings = config(folder, data=None, epochs=1, schedule="constant")
+    assert training.run_training(settings, out=tmp_path / "run")["dataset"] == "images"
+    (tmp_path / "fastadam" / "cifar10" / "batches.meta.txt").unlink()
+    extended = training.run_training(TrainConfig(epochs=2), resume=tmp_path / "run")
+    assert (extended["dataset"], extended["epochs"]) == ("cifar10", 2)
 
 
 def test_stopping_early(folder, tmp_path):
