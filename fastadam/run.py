@@ -105,7 +105,9 @@ class RunFolder:
             _refuse_foreign(path)
             remove_leftovers(path)
             run = cls(path, dict(settings), lock)
-            if net is not None:
+            if net is None:
+                run.net.unlink(missing_ok=True)
+            else:
                 write_atomically(run.net, net.encode())
                 settings = {**settings, "model": os.path.abspath(run.net)}
             run.write_settings(settings)
@@ -260,7 +262,8 @@ def _refuse_foreign(path: Path) -> None:
         raise RunError(f"cannot look into {path}: {error.strerror}") from error
     if CONFIG in names or LAST in names:
         raise RunError(f"{path} already holds a run; go on with it by --resume {path}, or give another --out")
-    others = sorted(name for name in names if name != _LOCK and not is_leftover(name))
+    ours = {_LOCK, NET} if _LOCK in names else set()  # of a start that was killed before it wrote its settings
+    others = sorted(name for name in names - ours if not is_leftover(name))
     if others:
         raise RunError(f"{path} is not empty (it holds {others[0]!r}); give a new or empty folder as --out")
 

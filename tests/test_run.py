@@ -74,8 +74,18 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
 def test_what_a_start_that_was_killed_left_is_no_obstacle(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".fastadam-123-abc.tmp").write_text("torn")
-    with RunFolder.create(tmp_path, SETTINGS):
-        assert names(tmp_path) == [".lock", "config.toml"]
+    (tmp_path / "model.toml").write_text("name = 'old'")  # written before config.toml
+    with RunFolder.create(tmp_path, SETTINGS, "name = 'new'"):
+        assert names(tmp_path) == [".lock", "config.toml", "model.toml"]
+        assert (tmp_path / "model.toml").read_text() == "name = 'new'"
+
+
+def test_a_net_in_a_folder_that_was_no_runs_is_not_overwritten(tmp_path):
+    (tmp_path / "model.toml").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(RunError, match="is not empty"):
+            RunFolder.create(tmp_path, SETTINGS, "name = 'new'")
+    assert (tmp_path / "model.toml").read_text() == "mine"
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path):
