@@ -160,13 +160,12 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(path, error) from error
 
-    def last_metrics(self) -> dict[str, Any] | None:
-        """The last line of ``metrics.jsonl``, if there is one."""
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
         try:
-            *_, last = (self.path / METRICS).read_text().splitlines()
-        except (FileNotFoundError, ValueError):
-            return None
-        return dict(json.loads(last))
+            return [json.loads(line) for line in (self.path / METRICS).read_bytes().splitlines()]
+        except FileNotFoundError:
+            return []
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of ``metrics.jsonl`` about steps after ``step``, and a line torn by a kill."""

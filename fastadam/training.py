@@ -199,6 +199,7 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """Train to the end, test the best weights once, and write the summary."""
         begun, device = time.perf_counter(), self.trainer.device
+        before = sum(record.get("seconds", 0.0) for record in self.folder.metrics())  # in earlier processes
         compiling, stopping = (lambda text=text: self.reporter.message(text) for text in (COMPILING, STOPPING))
         with collect_signals(stopping) as self._caught, device.compile_clock(compiling) as clock:
             self.fit.compiled = clock
@@ -208,7 +209,7 @@ class _Run:
             except DivergedError as error:
                 raise DivergedError(f"{error}; {self._last_good()}; try a lower --lr or --clip-norm") from error
             test_accuracy = self._test()
-        last = self.folder.last_metrics() or {}
+        *_, last = ({}, *self.folder.metrics())
         summary = {
             "model": self.model.spec["name"],
             "parameters": sum(p.size for p in self.model.graph.params if p.kind != "running"),
@@ -220,7 +221,7 @@ class _Run:
             "train_loss": last.get("train_loss"),
             "val_accuracy": self.best.val_accuracy,
             "test_accuracy": test_accuracy,
-            "seconds": round(time.perf_counter() - begun, 3),
+            "seconds": round(before + time.perf_counter() - begun, 3),
             "compile_seconds": round(clock.seconds, 3),
             "samples_per_second": round(last.get("samples_per_second", 0.0), 1),
             "peak_memory_bytes": _peak_memory(),

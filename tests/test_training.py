@@ -141,6 +141,7 @@ def test_a_finished_run_stays_and_can_be_extended(folder, tmp_path):
     assert training.run_training(TrainConfig(), resume=run) == first
     longer = training.run_training(TrainConfig(epochs=4), resume=run)
     assert longer["epochs"] == 4
+    assert longer["seconds"] > sum(line["seconds"] for line in lines(run))
     training.run_training(config(folder, schedule="constant", epochs=4), out=tmp_path / "four")
     assert (run / "last.safetensors").read_bytes() == (tmp_path / "four" / "last.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="3 epochs"):
