@@ -210,7 +210,8 @@ class TrainConfig:
         None,
         "text",
         "CHECKPOINT",
-        "Begin with the weights of a checkpoint or run folder; a last layer for other classes is drawn anew.",
+        "Begin with the weights of a checkpoint or run folder; a last layer for another number of classes is drawn "
+        "anew.",
         default_text="weights drawn from --seed",
     )
 
