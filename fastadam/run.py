@@ -22,8 +22,6 @@ from fastadam.files import (
     write_atomically,
 )
 
-__all__ = ["RunFolder", "default_folder", "json_text", "write_atomically"]
-
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 NET = "model.toml"
 LAST, BEST = "last.safetensors", "best.safetensors"

@@ -15,7 +15,8 @@ import pytest
 
 from fastadam import files
 from fastadam.errors import RunError
-from fastadam.run import RunFolder, default_folder, json_text, write_atomically
+from fastadam.files import write_atomically
+from fastadam.run import RunFolder, default_folder, json_text
 
 SETTINGS = {"model": "cnn", "lr": 0.001, "augment": ["flip"]}
 
@@ -402,7 +403,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
         run = RunFolder.open(sys.argv[1])
         print("ready", flush=True)
         number = 0
-        from fastadam.run import write_atomically
+        from fastadam.files import write_atomically
         while True:
             number += 1
             write_atomically(run.last, (b"%08d" % number) * 100_000)
