@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -236,7 +237,7 @@ def _tells_of(line: bytes, step: int) -> bool:
 def _refuse_what_is_no_run(path: Path) -> None:
     try:
         if not path.exists():
-            raise RunError(f"there is no run at {path}; start one with --out {path}")
+            raise RunError(f"there is no run at {path}; start one with --out {shlex.quote(str(path))}")
         if not path.is_dir():
             raise RunError(f"{path} is a file, not the folder of a run; give the folder with {CONFIG} in it")
         if not (path / CONFIG).is_file():
@@ -258,7 +259,8 @@ def _refuse_foreign(path: Path) -> None:
     except OSError as error:
         raise RunError(f"cannot look into {path}: {error.strerror}") from error
     if CONFIG in names or LAST in names:
-        raise RunError(f"{path} already holds a run; go on with it by --resume {path}, or give another --out")
+        quoted = shlex.quote(str(path))
+        raise RunError(f"{path} already holds a run; go on with it by --resume {quoted}, or give another --out")
     ours = {_LOCK, NET} if _LOCK in names else set()  # of a start that was killed before it wrote its settings
     others = sorted(name for name in names - ours if not is_leftover(name))
     if others:

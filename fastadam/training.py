@@ -6,6 +6,7 @@ The loop itself is ``trainer.Fit``, what it works on comes from ``job.Job``.
 import dataclasses
 import os
 import resource
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -256,7 +257,8 @@ class _Run:
         if self._caught:
             self.save()
             raise InterruptedRunError(
-                f"interrupted at step {self.fit.cursor.step:,}; go on with: fastadam train --resume {self.folder.path}",
+                f"interrupted at step {self.fit.cursor.step:,}; "
+                f"go on with: fastadam train --resume {shlex.quote(str(self.folder.path))}",
                 self._caught[0],
             )
 

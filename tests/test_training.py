@@ -360,7 +360,7 @@ def arguments_of(folder: str, epochs: int = 12) -> list[object]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_a_checkpoint(folder, tmp_path, number, code):
-    run = tmp_path / "run"
+    run = tmp_path / "a run"
     process = command(*arguments_of(folder, 10_000), "--out", run)
     deadline = time.monotonic() + 120
     while not (run / "last.safetensors").exists():
@@ -371,7 +371,7 @@ def test_signals_leave_a_checkpoint(folder, tmp_path, number, code):
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert out == ""
-    assert f"--resume {run}" in err
+    assert f"--resume '{run}'" in err
     assert "Traceback" not in err
     assert checkpoint.load(run / "last.safetensors").metadata["step"] > 0
 
