@@ -101,7 +101,7 @@ def config_option(function: F) -> F:
         expose_value=False,
         callback=_read_config,
         show_default="none",
-        help="TOML file with options by their names, such as batch_size = 64.",
+        help="TOML file with options by their names, such as json = true.",
     )(function)
 
 

@@ -12,7 +12,7 @@ def show_table(
 ) -> None:
     """Print rows of cells under a head; the columns ``left`` are aligned left, the others right."""
     rows = list(rows)
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         _draw(head, rows, left)
         return
     for line in aligned(head, rows, left):

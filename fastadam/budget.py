@@ -13,8 +13,8 @@ from fastadam.memory import live_peak
 from fastadam.plan import Plan
 from fastadam.units import human_bytes
 
-COPIES = 2
-"""Times the tensors of a checkpoint lie in memory while it is written: as they are public, and as bytes of a file."""
+COPIES = 3
+"""Times the tensors of a checkpoint lie in memory while it is written: public, as safetensors packs them, as bytes."""
 
 NOT_KEPT = ("GRAD", "SUM")
 """Arenas that no checkpoint holds."""

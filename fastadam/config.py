@@ -88,7 +88,7 @@ class TrainConfig:
         "Optimizer steps to take, instead of --epochs; the last epoch may be partial.",
         default_text="as --epochs says",
     )
-    batch_size: int = _count(128, "Images a step; with --accumulate, in each of its batches.")
+    batch_size: int = _count(128, "Images in a batch.")
     accumulate: int = _count(
         1, "Batches a step: gradients of N batches are added up before the parameters are updated."
     )
@@ -210,7 +210,8 @@ class TrainConfig:
         None,
         "text",
         "CHECKPOINT",
-        "Begin with the weights of a checkpoint or run folder; a last layer for other classes is drawn anew.",
+        "Begin with the weights of a checkpoint or run folder; a last layer for another number of classes is drawn "
+        "anew.",
         default_text="weights drawn from --seed",
     )
 

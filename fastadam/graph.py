@@ -23,6 +23,9 @@ from typing import Any
 
 Shape = tuple[int, ...]
 
+MOST = 2**31 - 1
+"""Of an attribute that counts something: what kernels compute with it fits 64 bits."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -218,11 +221,11 @@ def _check_node(node: Node, inputs: int) -> None:
 
 def _expectation(key: str, value: Any) -> str:
     """What the attribute should have been, or "" if it is right."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if key in ("out", "kernel", "stride"):
-        return "" if whole and value >= 1 else "a whole number from 1"
-    if key == "pad":
-        return "" if whole and value >= 0 else "a whole number from 0"
+    if key in ("out", "kernel", "stride", "pad"):
+        least = int(key != "pad")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            return f"a whole number from {least}"
+        return "" if value <= MOST else f"at most {MOST:,}"
     if key == "bias":
         return "" if isinstance(value, bool) else "true or false"
     if key == "p":

@@ -64,9 +64,9 @@ class Job:
     def __init__(self, config: TrainConfig):
         self.notes: list[str] = []
         self.device = get_device(config.device, config.threads)
-        self.data = data = self._find_data(config)
-        asked, images = config.val_size, len(data.train_images)
-        config = dataclasses.replace(config, data=config.data or data.name, device=self.device.name)
+        name, data = self._find_data(config)
+        self.data, asked, images = data, config.val_size, len(data.train_images)
+        config = dataclasses.replace(config, data=name, device=self.device.name)
         self.config = config = config.resolved(train_images=images)
         if asked is None and config.val_size != DEFAULT_VAL_SIZE:
             self.notes.append(f"{config.val_size:,} of {images:,} training images are for validation")
@@ -136,14 +136,15 @@ class Job:
         trainer.engine().reserve(max(plan.memory for plan in plans))
         return Fit(trainer, self.feed, self.train, self.val, config.epochs, config.steps)
 
-    def _find_data(self, config: TrainConfig) -> Dataset:
+    def _find_data(self, config: TrainConfig) -> tuple[str, Dataset]:
+        """The data, and what to ``load`` to have them again: files in the cache may be of any data set."""
         if config.data is not None:
-            return load(config.data)
+            return config.data, load(config.data)
         found = find_default()
-        if found is None:
-            self.notes.append("no CIFAR-10 in the cache and no --data: training on the generated set `synthetic`")
-            found = load("synthetic")
-        return found
+        if found is not None:
+            return "cifar10", found
+        self.notes.append("no CIFAR-10 in the cache and no --data: training on the generated set `synthetic`")
+        return "synthetic", load("synthetic")
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be gone on from: the data, and the settings that decide the bits."""
@@ -155,7 +156,7 @@ class Job:
             spec = models.spec_of(self.config.model, len(self.data.classes), self._shape, self.config.dropout or 0.0)
             settings["model"] = {"name": spec["name"], "net": spec["net"]}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return {"data": data.name, "crc32": crc, "settings": digest}
+        return {"crc32": crc, "settings": digest}
 
 
 def _optimizer(config: TrainConfig) -> Optimizer:

@@ -1,6 +1,7 @@
 """Pictures of results, drawn by matplotlib (``pip install 'fastadam[plot]'``) without a display."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], classes: Sequ
             if count:
                 axes.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a box is drawn for a letter that the font lacks
+        figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=120)
     write_atomically(path, buffer.getvalue())
 
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,6 @@ from fastadam.files import (
     write_all,
     write_atomically,
 )
-
-__all__ = ["RunFolder", "default_folder", "json_text", "write_atomically"]
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 NET = "model.toml"
@@ -105,7 +104,9 @@ class RunFolder:
             _refuse_foreign(path)
             remove_leftovers(path)
             run = cls(path, dict(settings), lock)
-            if net is not None:
+            if net is None:
+                run.net.unlink(missing_ok=True)
+            else:
                 write_atomically(run.net, net.encode())
                 settings = {**settings, "model": os.path.abspath(run.net)}
             run.write_settings(settings)
@@ -158,13 +159,12 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(path, error) from error
 
-    def last_metrics(self) -> dict[str, Any] | None:
-        """The last line of ``metrics.jsonl``, if there is one."""
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
         try:
-            *_, last = (self.path / METRICS).read_text().splitlines()
-        except (FileNotFoundError, ValueError):
-            return None
-        return dict(json.loads(last))
+            return [json.loads(line) for line in (self.path / METRICS).read_bytes().splitlines()]
+        except FileNotFoundError:
+            return []
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of ``metrics.jsonl`` about steps after ``step``, and a line torn by a kill."""
@@ -237,7 +237,7 @@ def _tells_of(line: bytes, step: int) -> bool:
 def _refuse_what_is_no_run(path: Path) -> None:
     try:
         if not path.exists():
-            raise RunError(f"there is no run at {path}; start one with --out {path}")
+            raise RunError(f"there is no run at {path}; start one with --out {shlex.quote(str(path))}")
         if not path.is_dir():
             raise RunError(f"{path} is a file, not the folder of a run; give the folder with {CONFIG} in it")
         if not (path / CONFIG).is_file():
@@ -259,8 +259,10 @@ def _refuse_foreign(path: Path) -> None:
     except OSError as error:
         raise RunError(f"cannot look into {path}: {error.strerror}") from error
     if CONFIG in names or LAST in names:
-        raise RunError(f"{path} already holds a run; go on with it by --resume {path}, or give another --out")
-    others = sorted(name for name in names if name != _LOCK and not is_leftover(name))
+        quoted = shlex.quote(str(path))
+        raise RunError(f"{path} already holds a run; go on with it by --resume {quoted}, or give another --out")
+    ours = {_LOCK, NET} if _LOCK in names else set()  # of a start that was killed before it wrote its settings
+    others = sorted(name for name in names - ours if not is_leftover(name))
     if others:
         raise RunError(f"{path} is not empty (it holds {others[0]!r}); give a new or empty folder as --out")
 

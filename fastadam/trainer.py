@@ -109,6 +109,10 @@ class Trainer:
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
         self.milestones, self.gamma = tuple(milestones), gamma
         milestone_steps(self.milestones, 1, 1)
+        if warmup is not None and warmup < 0:
+            raise ValueError(f"warmup must not be negative, it is {warmup}")
+        if not 0 < gamma <= 1:
+            raise ValueError(f"gamma must be above 0 and at most 1, it is {gamma}")
         if ema is not None and not 0 < ema < 1:
             raise ValueError(f"ema must be above 0 and below 1, it is {ema}")
         if decay not in DECAYS:

@@ -6,6 +6,7 @@ The loop itself is ``trainer.Fit``, what it works on comes from ``job.Job``.
 import dataclasses
 import os
 import resource
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ class _Run:
         metadata = content.metadata
         try:
             found = metadata["fingerprint"]
-            if (found["data"], found["crc32"]) != (self._fingerprint["data"], self._fingerprint["crc32"]):
+            if found["crc32"] != self._fingerprint["crc32"]:
                 raise RunError(
                     f"the data in {self.job.data.source} are not those the run in {self.folder.path} was trained on; "
                     "put the original data back"
@@ -168,7 +169,8 @@ class _Run:
             if found["settings"] != self._fingerprint["settings"]:
                 raise RunError(
                     f"{self.folder.path / 'config.toml'}{' or model.toml' * self.folder.net.exists()} was changed "
-                    f"since {last} was written; put the settings back, or start a new run with --config and --out"
+                    f"since {last} was written, or another version of fastadam wrote it; put the settings back, or "
+                    "start a new run with --config and --out"
                 )
             self.model.load_state_dict({name: content.tensors[name] for name in self.model.state_dict()})
             self.fit.restore(content.tensors, metadata)
@@ -198,6 +200,7 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """Train to the end, test the best weights once, and write the summary."""
         begun, device = time.perf_counter(), self.trainer.device
+        before = sum(record.get("seconds", 0.0) for record in self.folder.metrics())  # in earlier processes
         compiling, stopping = (lambda text=text: self.reporter.message(text) for text in (COMPILING, STOPPING))
         with collect_signals(stopping) as self._caught, device.compile_clock(compiling) as clock:
             self.fit.compiled = clock
@@ -207,7 +210,7 @@ class _Run:
             except DivergedError as error:
                 raise DivergedError(f"{error}; {self._last_good()}; try a lower --lr or --clip-norm") from error
             test_accuracy = self._test()
-        last = self.folder.last_metrics() or {}
+        *_, last = ({}, *self.folder.metrics())
         summary = {
             "model": self.model.spec["name"],
             "parameters": sum(p.size for p in self.model.graph.params if p.kind != "running"),
@@ -219,7 +222,7 @@ class _Run:
             "train_loss": last.get("train_loss"),
             "val_accuracy": self.best.val_accuracy,
             "test_accuracy": test_accuracy,
-            "seconds": round(time.perf_counter() - begun, 3),
+            "seconds": round(before + time.perf_counter() - begun, 3),
             "compile_seconds": round(clock.seconds, 3),
             "samples_per_second": round(last.get("samples_per_second", 0.0), 1),
             "peak_memory_bytes": _peak_memory(),
@@ -254,7 +257,8 @@ class _Run:
         if self._caught:
             self.save()
             raise InterruptedRunError(
-                f"interrupted at step {self.fit.cursor.step:,}; go on with: fastadam train --resume {self.folder.path}",
+                f"interrupted at step {self.fit.cursor.step:,}; "
+                f"go on with: fastadam train --resume {shlex.quote(str(self.folder.path))}",
                 self._caught[0],
             )
 

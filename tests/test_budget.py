@@ -239,3 +239,22 @@ def test_a_checkpoint_is_counted_while_it_is_written():
     plan = budget("mlp", 8)
     arena = 4 * segment_table(plan.step.graph.trained())[1]
     assert dict(plan.rows)["a checkpoint while it is written"] == COPIES * 3 * arena  # without gradients
+
+
+SAVE = """
+import resource, sys
+import numpy as np
+from fastadam import checkpoint
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+checkpoint.save(sys.argv[1], {"w": np.ones(3, np.float32)}, {})
+before = peak()
+checkpoint.save(sys.argv[1], {f"w{i}": np.ones(2**20, np.float32) for i in range(32)}, {})
+print((peak() - before) / 2**27)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kB on Linux")
+def test_a_checkpoint_lies_in_memory_as_often_as_is_counted(tmp_path):
+    arguments = [sys.executable, "-c", SAVE, str(tmp_path / "x.safetensors")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < COPIES + 0.1

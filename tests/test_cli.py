@@ -426,6 +426,8 @@ def test_streams_closed_from_the_start():
     assert subprocess.run(f"{program} train --epochs 0 >&- 2>&-", shell=True).returncode == 2
     made = f"{program} data synth images --train 10 --test 10"
     assert subprocess.run(f"{made} >&-", shell=True, capture_output=True).stderr == b""
+    table = f"{program} train --data images --batch-size 8 --dry-run --quiet"
+    assert subprocess.run(f"{table} >&-", shell=True, capture_output=True).stderr == b""
     train = f"{program} train --data images --model mlp --dry-run --resume x --json"
     assert subprocess.run(f"{train} 2>&-", shell=True, capture_output=True).stdout == b""
 

@@ -53,10 +53,6 @@ def test_every_option_in_the_readme_exists():
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) <= known
 
 
-def test_the_readme_is_filled_in():
-    assert "@@" not in README
-
-
 def test_files_in_the_readme_exist():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert links

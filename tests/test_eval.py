@@ -121,9 +121,10 @@ def test_a_plot(made, tmp_path, suffix):
     assert path.read_bytes().startswith(head)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_plot_of_many_classes_and_odd_names(tmp_path):
     pytest.importorskip("matplotlib")
-    names = ["$x^2", "a_b\\", *(f"class {i}" for i in range(118))]
+    names = ["$x^2", "犬\\", *(f"class {i}" for i in range(118))]
     plot_confusion(tmp_path / "x.png", np.eye(120, dtype=int).tolist(), names, "$ \\frac{")
     plot_confusion(tmp_path / "y.png", np.eye(2, dtype=int).tolist(), names[:2], "")
 

@@ -88,6 +88,7 @@ REFUSED = {
     "half a channel": ([X, conv("c", "x", out=2.5)], "c: out must be a whole number from 1, it is 2.5"),
     "true channels": ([X, conv("c", "x", out=True)], "c: out must be a whole number from 1, it is True"),
     "no stride": ([X, conv("c", "x", stride=0)], "c: stride must be a whole number from 1"),
+    "endless stride": ([X, conv("c", "x", stride=2**31)], "c: stride must be at most 2,147,483,647"),
     "negative padding": ([X, conv("c", "x", pad=-1)], "c: pad must be a whole number from 0, it is -1"),
     "bias of 1": ([X, conv("c", "x", bias=1)], "c: bias must be true or false, it is 1"),
     "dropping all": ([X, Node("dropout", "d", ("x",), {"p": 1.0})], "d: p must be at least 0 and below 1"),

@@ -212,7 +212,12 @@ def test_truncated_images_are_refused_or_read(tmp_path_factory, cut, kind):
 
 
 def test_pictures_that_are_none(tmp_path, monkeypatch):
-    for path, expected in ((tmp_path, "is a folder"), (tmp_path / "none.png", "there is no file")):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, expected in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "none.png", "there is no file"),
+        (tmp_path / "pipe.png", "is no file"),
+    ):
         with pytest.raises(DataError, match=expected):
             data.read_picture(path)
     Image.fromarray(np.zeros((32, 32), np.float32)).save(tmp_path / "f.tiff")

@@ -15,7 +15,8 @@ import pytest
 
 from fastadam import files
 from fastadam.errors import RunError
-from fastadam.run import RunFolder, default_folder, json_text, write_atomically
+from fastadam.files import write_atomically
+from fastadam.run import RunFolder, default_folder, json_text
 
 SETTINGS = {"model": "cnn", "lr": 0.001, "augment": ["flip"]}
 
@@ -74,8 +75,18 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
 def test_what_a_start_that_was_killed_left_is_no_obstacle(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".fastadam-123-abc.tmp").write_text("torn")
-    with RunFolder.create(tmp_path, SETTINGS):
-        assert names(tmp_path) == [".lock", "config.toml"]
+    (tmp_path / "model.toml").write_text("name = 'old'")  # written before config.toml
+    with RunFolder.create(tmp_path, SETTINGS, "name = 'new'"):
+        assert names(tmp_path) == [".lock", "config.toml", "model.toml"]
+        assert (tmp_path / "model.toml").read_text() == "name = 'new'"
+
+
+def test_a_net_in_a_folder_that_was_no_runs_is_not_overwritten(tmp_path):
+    (tmp_path / "model.toml").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(RunError, match="is not empty"):
+            RunFolder.create(tmp_path, SETTINGS, "name = 'new'")
+    assert (tmp_path / "model.toml").read_text() == "mine"
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path):
@@ -392,7 +403,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
         run = RunFolder.open(sys.argv[1])
         print("ready", flush=True)
         number = 0
-        from fastadam.run import write_atomically
+        from fastadam.files import write_atomically
         while True:
             number += 1
             write_atomically(run.last, (b"%08d" % number) * 100_000)

@@ -157,6 +157,8 @@ def test_settings_are_checked():
         ({"batch_size": 0}, "batch_size"),
         ({"schedule": "linear"}, "linear"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"schedule": "cosine", "warmup": -1}, "warmup"),
+        ({"schedule": "step", "gamma": -0.5}, "gamma"),
         ({"optimizer": optim.Adam({"w": np.zeros(3, np.float32)})}, "made without parameters"),
         ({"optimizer": optim.Adam(), "lr": 1.0}, "its own lr"),
     ):

@@ -1,5 +1,6 @@
 """Whole runs: the folder they leave, stops and what resuming gives, bad luck of every kind."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -140,6 +141,7 @@ def test_a_finished_run_stays_and_can_be_extended(folder, tmp_path):
     assert training.run_training(TrainConfig(), resume=run) == first
     longer = training.run_training(TrainConfig(epochs=4), resume=run)
     assert longer["epochs"] == 4
+    assert longer["seconds"] > sum(line["seconds"] for line in lines(run))
     training.run_training(config(folder, schedule="constant", epochs=4), out=tmp_path / "four")
     assert (run / "last.safetensors").read_bytes() == (tmp_path / "four" / "last.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="3 epochs"):
@@ -147,6 +149,19 @@ def test_a_finished_run_stays_and_can_be_extended(folder, tmp_path):
     training.run_training(config(folder, epochs=None, steps=3), out=tmp_path / "steps")
     with pytest.raises(ConfigError, match="counts steps"):
         training.run_training(TrainConfig(epochs=3), resume=tmp_path / "steps")
+
+
+def test_a_run_on_whatever_is_in_the_cache_goes_on(folder, tmp_path, monkeypatch):
+    """What a data set is called may depend on its classes; what counts is where it was and its bytes."""
+    monkeypatch.setattr(data.library.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    images = data.load(folder)
+    own = dataclasses.replace(images, classes=tuple(f"own {name}" for name in images.classes))
+    data.write_binary(tmp_path / "fastadam" / "cifar10", own)
+    settings = config(folder, data=None, epochs=1, schedule="constant")
+    assert training.run_training(settings, out=tmp_path / "run")["dataset"] == "images"
+    (tmp_path / "fastadam" / "cifar10" / "batches.meta.txt").unlink()
+    extended = training.run_training(TrainConfig(epochs=2), resume=tmp_path / "run")
+    assert (extended["dataset"], extended["epochs"]) == ("cifar10", 2)
 
 
 def test_stopping_early(folder, tmp_path):
@@ -345,7 +360,7 @@ def arguments_of(folder: str, epochs: int = 12) -> list[object]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_a_checkpoint(folder, tmp_path, number, code):
-    run = tmp_path / "run"
+    run = tmp_path / "a run"
     process = command(*arguments_of(folder, 10_000), "--out", run)
     deadline = time.monotonic() + 120
     while not (run / "last.safetensors").exists():
@@ -356,7 +371,7 @@ def test_signals_leave_a_checkpoint(folder, tmp_path, number, code):
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert out == ""
-    assert f"--resume {run}" in err
+    assert f"--resume '{run}'" in err
     assert "Traceback" not in err
     assert checkpoint.load(run / "last.safetensors").metadata["step"] > 0
 

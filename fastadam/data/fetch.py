@@ -300,6 +300,8 @@ def _kept(target: Path, archive: Archive) -> str:
     try:
         size = os.stat(_part(target)).st_size
     except OSError:
+        size = 0
+    if not size:
         return "the same command begins anew"
     return f"{size:,} of {archive.bytes:,} bytes are here, the same command goes on from there"
 

@@ -1,5 +1,6 @@
 """A picture from an image file, as networks here take it; needs pillow (the extra ``images``)."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from fastadam.data.dataset import IMAGE_SHAPE
 from fastadam.data.source import cannot_read
-from fastadam.errors import DataError
+from fastadam.errors import DataError, MissingExtraError
 
 SIZE = IMAGE_SHAPE[1]
 
@@ -15,14 +16,11 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def require_pillow() -> None:
-    """DataError that tells how to install pillow, if it is not there."""
+    """MissingExtraError if pillow is not there."""
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise DataError(
-            "reading image files needs pillow, which is not installed; python -m pip install pillow "
-            "(or install fastadam with its extra `images`)"
-        ) from error
+        raise MissingExtraError("reading image files", "pillow", "images") from error
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -30,12 +28,15 @@ def read_picture(path: str | Path) -> np.ndarray:
 
     Any format that pillow reads. The picture is turned as its camera says (EXIF), transparent parts become white,
     its short side is resized to 32 pixels (Lanczos) and the middle is cut out of the long one. Of an animation it is
-    the first frame. DataError, one line, if pillow is missing or the file is no image that it can read.
+    the first frame. DataError, one line, if the file is no image that it can read; MissingExtraError without pillow.
     """
     require_pillow()
     from PIL import Image, ImageOps
 
     path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for a writer
+        what = "a folder" if os.path.isdir(path) else "no file"
+        raise DataError(f"{path} is {what}, an image is expected; give an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities of a file that is readable all the same
@@ -44,8 +45,6 @@ def read_picture(path: str | Path) -> np.ndarray:
                 fitted = ImageOps.fit(_in_colour(turned), (SIZE, SIZE), Image.Resampling.LANCZOS)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}; check the path") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder where an image is expected; give an image file") from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{path} is no image that pillow can read; remove it, or convert it to PNG or JPEG") from error
     except Image.DecompressionBombError as error:

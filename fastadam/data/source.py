@@ -98,7 +98,7 @@ def sha256(path: Path) -> str:
 def cannot_read(path: Path, error: OSError) -> DataError:
     """The error that tells why ``path`` was not read, and what to do about it."""
     if isinstance(error, FileNotFoundError):
-        return DataError(f"there is no file or folder {path}; check the path, or use `synthetic`, generated images")
+        return DataError(f"there is no file or folder {path}; check the path")
     if isinstance(error, PermissionError):
         cure = "give yourself the right to read it (chmod -R u+rX)"
     elif error.errno == errno.EIO:
@@ -278,6 +278,8 @@ def _too_large(path: Path) -> DataError:
 def _mode(path: Path) -> int:
     try:
         return os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise DataError(f"{cannot_read(path, error)}, or use `synthetic`, generated images") from error
     except OSError as error:
         raise cannot_read(path, error) from error
     except ValueError as error:
