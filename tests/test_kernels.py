@@ -34,7 +34,9 @@ def test_matches_the_reference_and_writes_nothing_else(case):
         np.testing.assert_allclose(array, want[name], case.rtol, case.atol(name), err_msg=name)
 
 
-@pytest.mark.parametrize(("family", "modules"), [("conv2d", (im2col, winograd)), ("linear", (linear,)), ("maxpool_backward", (pool,))])
+@pytest.mark.parametrize(
+    ("family", "modules"), [("conv2d", (im2col, winograd)), ("linear", (linear,)), ("maxpool_backward", (pool,))]
+)
 def test_a_workspace_is_as_large_as_it_must_be(family, modules, monkeypatch):
     """Every case again, in a workspace of exactly the floats asked for, full of NaN and within guards."""
     made: list[Guarded] = []

@@ -14,6 +14,7 @@ from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
     activate,
     add_moments,
+    copy,
     finish_gradient,
     pull_gradient,
     start_moments,
@@ -59,8 +60,7 @@ def _forward_rows(worker, task, y, w, work, own_at, own_size, samples):
     for k in range(0, inputs, DEPTH_BLOCK):
         depth = min(DEPTH_BLOCK, inputs - k)
         for o in range(count):
-            at = (first + o) * inputs + k
-            work[block + o * _ROW : block + o * _ROW + depth] = w[at : at + depth]
+            copy(work, block + o * _ROW, w, (first + o) * inputs + k, depth)
         product(
             count, width, depth, work, block, _ROW, 1,
             work, k * PANEL, PANEL * inputs, PANEL, work, turned, width, k > 0,
@@ -129,8 +129,8 @@ def _backward_columns(worker, task, dx, dw, w, work, row_x, d_at, row_d, own_at,
     for j in range(first, first + count if dx.size > 0 else first, PANEL):
         columns = min(PANEL, inputs - j)
         for o in range(outputs):
-            to, at = panel + o * PANEL, o * inputs + j
-            work[to : to + columns] = w[at : at + columns]
+            to = panel + o * PANEL
+            copy(work, to, w, o * inputs + j, columns)
             work[to + columns : to + PANEL] = np.float32(0)
         product(
             samples, columns, outputs, work, d_at, row_d, 1, work, panel, 0, PANEL, dx, j, inputs, False

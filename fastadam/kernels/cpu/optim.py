@@ -30,21 +30,21 @@ def _chunks(array):
 
 @leaf
 def _part(chunk, groups, run):
-    """The elements of a run of ``groups`` that fall into a chunk.
+    """The elements of a run of ``groups`` that fall into a chunk: the first, and one after the last.
 
     Loops slice them first: a signed offset in an index has numba check for wrap-around, and none vectorises.
     """
     first = max(chunk * CHUNK, groups[run, 0])
-    return slice(first, max(first, min((chunk + 1) * CHUNK, groups[run, 1])))
+    return first, max(first, min((chunk + 1) * CHUNK, groups[run, 1]))
 
 
 @leaf
 def _adam_chunk(worker, chunk, p, m, v, g, h, groups):
     for run in range(len(groups)):
-        part, hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
-        ps, ms, vs, gs = p[part], m[part], v[part], g[part]
-        for i in range(ps.size):
-            ps[i], ms[i], vs[i] = _adam(ps[i], ms[i], vs[i], gs[i], hyper)
+        (i, j), hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        ps, ms, vs, gs = p[i:j], m[i:j], v[i:j], g[i:j]
+        for k in range(ps.size):
+            ps[k], ms[k], vs[k] = _adam(ps[k], ms[k], vs[k], gs[k], hyper)
 
 
 def adam_update(p, m, v, g, h, groups):
@@ -61,10 +61,10 @@ def adam_update(p, m, v, g, h, groups):
 @leaf
 def _adamw_chunk(worker, chunk, p, m, v, g, h, groups):
     for run in range(len(groups)):
-        part, hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
-        ps, ms, vs, gs = p[part], m[part], v[part], g[part]
-        for i in range(ps.size):
-            ps[i], ms[i], vs[i] = _adamw(ps[i], ms[i], vs[i], gs[i], hyper)
+        (i, j), hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        ps, ms, vs, gs = p[i:j], m[i:j], v[i:j], g[i:j]
+        for k in range(ps.size):
+            ps[k], ms[k], vs[k] = _adamw(ps[k], ms[k], vs[k], gs[k], hyper)
 
 
 def adamw_update(p, m, v, g, h, groups):
@@ -75,10 +75,10 @@ def adamw_update(p, m, v, g, h, groups):
 @leaf
 def _sgd_chunk(worker, chunk, p, m, g, h, groups):
     for run in range(len(groups)):
-        part, hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
-        ps, ms, gs = p[part], m[part], g[part]
-        for i in range(ps.size):
-            ps[i], ms[i] = _sgd(ps[i], ms[i], gs[i], hyper)
+        (i, j), hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        ps, ms, gs = p[i:j], m[i:j], g[i:j]
+        for k in range(ps.size):
+            ps[k], ms[k] = _sgd(ps[k], ms[k], gs[k], hyper)
 
 
 def sgd_update(p, m, g, h, groups):
@@ -92,10 +92,10 @@ def sgd_update(p, m, g, h, groups):
 
 @leaf
 def _ema_chunk(worker, chunk, ema, p, share):
-    part, rate = slice(chunk * CHUNK, (chunk + 1) * CHUNK), share[0]
-    es, ps = ema[part], p[part]
-    for i in range(ps.size):
-        es[i] += rate * (ps[i] - es[i])
+    i, j, rate = chunk * CHUNK, (chunk + 1) * CHUNK, share[0]
+    es, ps = ema[i:j], p[i:j]
+    for k in range(ps.size):
+        es[k] += rate * (ps[k] - es[k])
 
 
 def ema_update(ema, p, share):
@@ -110,10 +110,10 @@ def ema_update(ema, p, share):
 
 @leaf
 def _add_chunk(worker, chunk, y, x):
-    part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-    ys, xs = y[part], x[part]
-    for i in range(ys.size):
-        ys[i] += xs[i]
+    i, j = chunk * CHUNK, (chunk + 1) * CHUNK
+    ys, xs = y[i:j], x[i:j]
+    for k in range(ys.size):
+        ys[k] += xs[k]
 
 
 def accumulate(y, x):

@@ -10,6 +10,7 @@ Numba hands out ``leaf`` as machine code only for given types of arguments. ``pa
 those, so that a leaf called with other types is another address, never a wrong call.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,17 +43,22 @@ def parallel(leaf: Callable[..., None], tasks: int, *args: Any) -> None:
     key = leaf, compute_fingerprint(args)
     address = _addresses.get(key)
     if address is None:
-        address = _addresses[key] = _compiled(leaf, args)
-    if _run(address, tasks, min(tasks, numba.get_num_threads()), args):
+        kinds = types.int64, types.int64, *map(numba.typeof, args)
+        address = _addresses[key] = _address(leaf, kinds)
+    if _run(_fork_address(), address, tasks, min(tasks, numba.get_num_threads()), args):
         raise IndexError(f"an index is out of bounds in {leaf.__module__}.{leaf.__name__}")
 
 
-def _compiled(leaf: Any, args: tuple[Any, ...]) -> int:
-    """The address of the leaf's code for arguments of these types."""
-    kinds = (types.int64, types.int64, *map(numba.typeof, args))
-    leaf.compile(kinds)
-    result = leaf.overloads[kinds]
+def _address(function: Any, kinds: tuple[types.Type, ...]) -> int:
+    """Where a function's code for arguments of these types is."""
+    function.compile(kinds)
+    result = function.overloads[kinds]
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+
+@functools.cache
+def _fork_address() -> int:
+    return _address(_fork, (types.int64,) * 3)
 
 
 def _record(context, kind):
@@ -123,6 +129,20 @@ def _call(typingctx, function, record, worker):
 
 
 @intrinsic
+def _call_fork(typingctx, fork, function, record, workers):
+    """Call ``_fork`` by its address: linked to each ``_run``, it would be compiled with each."""
+    kinds = (types.int64,) * 3
+
+    def generate(context, builder, sig, values):
+        kind = context.call_conv.get_function_type(types.none, kinds).as_pointer()
+        target = builder.inttoptr(values[0], kind)
+        context.call_conv.call_function(builder, target, types.none, kinds, values[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *kinds), generate
+
+
+@intrinsic
 def _has_failed(typingctx, record):
     """Whether any task ended in an error."""
 
@@ -141,11 +161,11 @@ with cached_here():
             _call(function, record, np.int64(worker))
 
     @njit(**FLAGS)
-    def _run(address, tasks, workers, args):
+    def _run(fork, address, tasks, workers, args):
         record = _share(address, tasks, args)
         function = _worker_of(args)
         if workers > 1:
-            _fork(function, record, workers)
+            _call_fork(fork, function, record, workers)
         else:
             _call(function, record, 0)
         return _has_failed(record)
