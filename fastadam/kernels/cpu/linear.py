@@ -1,7 +1,7 @@
 """Linear layers: three products on the micro-kernel, the activation applied while the input is copied.
 
 Rows of a power of two of floats, as they are common here, fall into the same few sets of a cache. So what a product
-reads again and again is copied first, into rows that are an odd number of cache lines apart.
+reads again and again is copied first, into panels or into rows that are an odd number of cache lines apart.
 """
 
 import numpy as np
@@ -107,24 +107,29 @@ def linear_forward(y, moments, x, scale, shift, w, act):
 
 @leaf
 def _copy_sample(
-    worker, n, work, row_x, x, scale, shift, act, pixels, channels, d_at, row_d, dz, raw, outputs, gscale, ga, gb, gact
+    worker, n, work, own_at, own_size, x, scale, shift, act, samples, pixels, channels, d_at, row_d, dz, raw, outputs,
+    gscale, ga, gb, gact,
 ):  # fmt: skip
-    """P(x) and the gradient of y of a sample, as rows of the workspace."""
-    inputs = pixels * channels
-    activate(work, n * row_x, x, n * inputs, pixels, channels, scale, shift, act)
-    work[n * row_x + inputs : (n + 1) * row_x] = np.float32(0)
+    """A sample's P(x), its row in each panel of 16 inputs, and the gradient of its y, a row of the workspace."""
+    inputs, mine = pixels * channels, own_at + worker * own_size
+    whole = (inputs + PANEL - 1) // PANEL * PANEL
+    activate(work, mine, x, n * inputs, pixels, channels, scale, shift, act)
+    work[mine + inputs : mine + whole] = np.float32(0)
+    for i in range(0, whole, PANEL):
+        copy(work, i * samples + n * PANEL, work, mine + i, PANEL)
     pull_gradient(work, d_at + n * row_d, dz, raw, n * outputs, 1, outputs, gscale, ga, gb, gact)
 
 
 @leaf
-def _backward_columns(worker, task, dx, dw, w, work, row_x, d_at, row_d, own_at, own_size, samples):
+def _backward_columns(worker, task, dx, dw, w, work, d_at, row_d, own_at, own_size, samples):
     """Some columns of dw and, panel by panel, of dx."""
     outputs, inputs = w.shape
     w, dw = w.reshape(-1), dw.reshape(-1)
     first, panel = task * COLUMNS, own_at + worker * own_size
     count = min(COLUMNS, inputs - first)
     product(
-        outputs, count, samples, work, d_at, 1, row_d, work, first, PANEL, row_x, dw, first, inputs, False
+        outputs, count, samples, work, d_at, 1, row_d,
+        work, first * samples, PANEL * samples, PANEL, dw, first, inputs, False,
     )  # fmt: skip
     for j in range(first, first + count if dx.size > 0 else first, PANEL):
         columns = min(PANEL, inputs - j)
@@ -147,15 +152,14 @@ def _finish_lane(worker, lane, dx, sums, x, scale, shift, base, of, centre, act,
 
 
 def _backward_parts(x, w):
-    """Rows of P(x) and of d in floats, where those of d begin, and where the threads' own parts do."""
+    """Where the rows of d begin and how long they are, and where the threads' own parts begin."""
     (outputs, inputs), whole = w.shape, -(-x.shape[0] // TILE_ROWS) * TILE_ROWS
-    row_x, row_d = _apart(inputs), _apart(outputs)
-    d_at = x.shape[0] * row_x
-    return row_x, row_d, d_at, d_at + whole * row_d + aligned(TILE_ROWS)
+    d_at, row_d = x.shape[0] * aligned(inputs), _apart(outputs)
+    return d_at, row_d, d_at + whole * row_d + aligned(TILE_ROWS)
 
 
 def _backward_sizes(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, *_):
-    return _backward_parts(x, w)[3], w.shape[0] * PANEL if dx.size else 0
+    return _backward_parts(x, w)[2], max(aligned(w.shape[1]), w.shape[0] * PANEL if dx.size else 0)
 
 
 @sized(_backward_sizes)
@@ -173,17 +177,17 @@ def linear_backward(
     Tasks own columns of dw and dx; then lanes of samples own rows of dx and their sums.
     """
     samples, (outputs, inputs), channels = x.shape[0], w.shape, x.shape[-1]
-    row_x, row_d, d_at, _ = _backward_parts(x, w)
+    d_at, row_d, _ = _backward_parts(x, w)
     sizes = _backward_sizes(dx, sums, dw, dz, raw, gscale, ga, gb, w, x)
     shared, each = (aligned(size) for size in sizes)
     work, flat_x, pixels = reserve(threaded(shared, each)), x.reshape(-1), inputs // channels
     parallel(
-        _copy_sample, samples, work, row_x, flat_x, scale, shift, act, pixels, channels,
-        d_at, row_d, dz.reshape(-1), raw.reshape(-1), outputs, gscale, ga, gb, gact,
+        _copy_sample, samples, work, shared, each, flat_x, scale, shift, act, samples, pixels, channels, d_at,
+        row_d, dz.reshape(-1), raw.reshape(-1), outputs, gscale, ga, gb, gact,
     )  # fmt: skip
     tasks = -(-inputs // COLUMNS)
     flat_dx = dx.reshape(-1)
-    parallel(_backward_columns, tasks, flat_dx, dw, w, work, row_x, d_at, row_d, shared, each, samples)
+    parallel(_backward_columns, tasks, flat_dx, dw, w, work, d_at, row_d, shared, each, samples)
     if dx.size:
         lanes = len(sums) if sums.size else min(samples, MOST_LANES)
         parallel(
