@@ -1,6 +1,7 @@
 """One update by Adam: many small tensors in one arena, a million parameters, ten million."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -101,21 +102,22 @@ class TheirUpdate:
         return moved(self._before, self._update.arrays())
 
 
+MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurUpdate, "torch": TheirUpdate}
+"""The sides."""
+
+
 def bench_adam(name: str, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
     """The update of one of ``sets_of_parameters``, for JSON."""
     shapes = sets_of_parameters()[name]
     count = sum(int(np.prod(shape)) for shape in shapes.values())
-    sides: dict[str, Child] = {}
-    try:
-        for key, who in side_names(vs).items():
-            make = OurUpdate if key == "fastadam" else TheirUpdate
-            sides[key] = Child(who, make, name, threads, peer=key != "fastadam")
+    with ExitStack() as stack:
+        sides = {
+            key: stack.enter_context(Child(who, MAKE[key], name, threads, peer=key != "fastadam"))
+            for key, who in side_names(vs).items()
+        }
         check_moved({key: side.ask("begin") for key, side in sides.items()})
         longest = max(max(side.ask("run", 2)) for side in sides.values())
         seconds = take_turns(sides, turn_steps(longest), budget)
-    finally:
-        for side in sides.values():
-            side.close()
     results = {key: _result(rounds, count, limits) for key, rounds in seconds.items()}
     ratio = paired_ratio(seconds["fastadam"], seconds["torch"]) if vs else None
     return {

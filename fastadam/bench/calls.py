@@ -3,17 +3,19 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from fastadam import models
 from fastadam.arena import Arena
-from fastadam.bench.children import Child
+from fastadam.bench.children import Child, side_names
 from fastadam.bench.machine import timed
 from fastadam.bench.numbers import Limits
-from fastadam.bench.rounds import Budget
+from fastadam.bench.rounds import Budget, take_turns, turn_steps
 from fastadam.bench.work import batches, check_memory, training_plan
 from fastadam.calls import Call
 from fastadam.device import get_device
@@ -124,43 +126,38 @@ class TheirLayers:
         return results
 
 
+MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurCalls, "torch": TheirLayers}
+"""The sides."""
+
+
 def bench_calls(name: str, batch: int, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
     """The rows of one training step of a model, the longest first, for JSON."""
     graph = models.graph_of(name)
     rows = rows_of(training_plan(graph, batch).calls)
-    with Child("fastadam", OurCalls, name, batch, threads) as ours:
-        peer = Child("PyTorch", TheirLayers, name, batch, threads, peer=True) if vs else None
-        try:
-            ours.ask("run", WARM_UP)
-            if peer:
-                peer.ask("run", WARM_UP)
-            done, begun = 0, time.perf_counter()
-            while budget.more(done, begun):
-                (seconds,) = ours.ask("run", 1)
-                for row in rows:
-                    row.seconds.append(sum(seconds[place] for place in row.places))
-                if peer:
-                    _add_theirs(rows, peer.ask("run", 1)[0])
-                done += 1
-        finally:
-            if peer:
-                peer.close()
+    with ExitStack() as stack:
+        sides = {
+            key: stack.enter_context(Child(who, MAKE[key], name, batch, threads, peer=key != "fastadam"))
+            for key, who in side_names(vs).items()
+        }
+        warm = {key: side.ask("run", WARM_UP) for key, side in sides.items()}
+        turns = take_turns(sides, turn_steps(sum(warm["fastadam"][-1])), budget)
+    for seconds in chain(*turns["fastadam"]):
+        for row in rows:
+            row.seconds.append(sum(seconds[place] for place in row.places))
+    for by_layer in chain(*turns.get("torch", [])):
+        for row in rows:
+            if (row.op, row.layers[0]) in by_layer:
+                row.theirs.append(sum(by_layer[row.op, layer] for layer in row.layers))
     step = sum(statistics.median(row.seconds) for row in rows)
     rows.sort(key=lambda row: -statistics.median(row.seconds))
     return {
         "model": name,
         "batch_size": batch,
         "threads": threads,
-        "rounds": done,
+        "rounds": len(turns["fastadam"]),
         "milliseconds": step * 1e3,
         "rows": [_result(row, step, limits) for row in rows],
     }
-
-
-def _add_theirs(rows: Sequence[Row], seconds: dict[tuple[str, str], float]) -> None:
-    for row in rows:
-        if (row.op, row.layers[0]) in seconds:
-            row.theirs.append(sum(seconds[row.op, layer] for layer in row.layers))
 
 
 def _result(row: Row, step: float, limits: Limits) -> dict[str, Any]:

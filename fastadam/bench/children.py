@@ -15,7 +15,7 @@ from fastadam.errors import BenchError, FastAdamError
 OWN_VARIABLES = ("GOMP_SPINCOUNT",)
 """What fastadam may have set for its own threads. PyTorch's process must have its own default."""
 
-PATIENCE = 5.0
+PATIENCE = 1.0
 """Seconds in which a child may end by itself."""
 
 

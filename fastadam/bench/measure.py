@@ -21,6 +21,8 @@ from fastadam.errors import BenchError
 def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """{"environment", "limits", and a list of results for each part asked for}; ready for JSON.
 
+    With ``config.data`` the results of train are whole runs, and are called "runs".
+
     ``say`` hears what begins. BenchError if something cannot be measured, other kinds of FastAdamError as the
     sides raise them.
     """

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastadam.bench.children import Child
 
@@ -38,13 +39,13 @@ def turn_steps(step_seconds: float) -> int:
     return max(1, min(MOST_STEPS, round(TURN / max(step_seconds, 1e-9))))
 
 
-def take_turns(sides: Mapping[str, Child], steps: int, budget: Budget) -> dict[str, Rounds]:
-    """Seconds of every step of every side: its method ``run`` is asked for ``steps`` of them at a time."""
-    seconds: dict[str, Rounds] = {key: [] for key in sides}
+def take_turns(sides: Mapping[str, Child], steps: int, budget: Budget) -> dict[str, list[Any]]:
+    """What each side tells of every step, by round: its method ``run`` is asked for ``steps`` of them at a time."""
+    told: dict[str, list[Any]] = {key: [] for key in sides}
     order, begun, done = list(sides), time.perf_counter(), 0
     while budget.more(done, begun):
         for key in order:
-            seconds[key].append(sides[key].ask("run", steps))
+            told[key].append(sides[key].ask("run", steps))
         order.reverse()  # what the first one leaves in caches and clocks meets both alike
         done += 1
-    return seconds
+    return told

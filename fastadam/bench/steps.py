@@ -1,7 +1,8 @@
 """Whole training steps, as a loop of one's own takes them: a batch of images in, a loss out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,8 @@ class TheirSteps:
 
         peer.use_threads(threads)
         graph, state = models.graph_of(name), models.build(name).state_dict()
-        arrays = batches(batch)
-        images_last = peer.memory_format(graph)
-        self._batches, self._next = [peer.tensors(*arrays.pop(0), images_last) for _ in range(BATCHES)], 0
+        layout = peer.memory_format(graph)
+        self._batches, self._next = [peer.tensors(*arrays, layout) for arrays in batches(batch)], 0
         self._before = memory.restart_peak()
         self._training = peer.Training(graph, state, "adam", **SETTINGS)
 
@@ -88,7 +88,7 @@ class TheirSteps:
         return self._training.step(self._batches[self._next % BATCHES])
 
 
-def first_steps(step: Any) -> dict[str, Any]:
+def first_steps(step: Callable[[], float]) -> dict[str, Any]:
     """Losses of the first steps, and seconds of the first and of the last of them."""
     losses, seconds = [], []
     for _ in range(FIRST):
@@ -103,22 +103,27 @@ def _beyond(before: int | None) -> int | None:
     return None if before is None or after is None else after - before
 
 
+MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurSteps, "torch": TheirSteps}
+"""The sides."""
+
+
 def bench_steps(name: str, batch: int, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
     """Steps of one model with one batch size, for JSON."""
     graph = models.graph_of(name)
     flops = training_plan(graph, batch).flops
-    sides: dict[str, Child] = {}
-    begun: dict[str, dict[str, Any]] = {}
-    try:
+    with ExitStack() as stack:
+        sides: dict[str, Child] = {}
+        begun: dict[str, dict[str, Any]] = {}
         for key, who in side_names(vs).items():
-            make = OurSteps if key == "fastadam" else TheirSteps
-            sides[key] = Child(who, make, name, batch, threads, peer=key != "fastadam")
-            begun[key] = sides[key].ask("begin")
-            if begun[key]["compile_seconds"]:  # what compiling takes is no step's memory: again, from the cache
-                compiled = begun[key]["compile_seconds"]
-                sides[key].close()
-                sides[key] = Child(who, make, name, batch, threads, peer=key != "fastadam")
-                begun[key] = {**sides[key].ask("begin"), "compile_seconds": compiled}
+            peer, compiled = key != "fastadam", 0.0
+            while key not in begun:
+                side = sides[key] = stack.enter_context(Child(who, MAKE[key], name, batch, threads, peer=peer))
+                told = side.ask("begin")
+                if told["compile_seconds"] and not compiled:
+                    compiled = told["compile_seconds"]
+                    side.close()  # what compiling takes is no step's memory: once more, from the cache
+                else:
+                    begun[key] = {**told, "compile_seconds": compiled}
         losses = {key: told["losses"] for key, told in begun.items()}
         compared = not has_dropout(graph)
         if compared:
@@ -126,9 +131,6 @@ def bench_steps(name: str, batch: int, threads: int, limits: Limits, budget: Bud
         longest = max(told["step_seconds"] for told in begun.values())
         seconds = take_turns(sides, turn_steps(longest), budget)
         peaks = {key: side.ask("peak_memory") for key, side in sides.items()}
-    finally:
-        for side in sides.values():
-            side.close()
     results = {
         key: {
             **_result(rounds, batch, flops, limits),
