@@ -26,6 +26,7 @@ class Application(click.Group):
         "eval": "evaluate",
         "predict": "predict",
         "verify": "verify",
+        "bench": "bench",
         "data": "data",
         "doctor": "doctor",
     }

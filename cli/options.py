@@ -35,6 +35,29 @@ class SettingType(click.ParamType):
         except ValueError as error:
             self.fail(f"{error}{_variable(param, ctx)}", param, ctx)
 
+    def check(self, value: Any) -> None:
+        """ValueError for what a file must not have."""
+        self.setting.check(value)
+
+
+class ListType(SettingType):
+    """Values separated by commas, each as a ``Setting`` allows it; one given twice counts once."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """All values, in their order."""
+        words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+        words = words if isinstance(words, list | tuple) else [words]
+        convert = super().convert
+        return tuple(dict.fromkeys(convert(word, param, ctx) for word in words))
+
+    def check(self, value: Any) -> None:
+        """ValueError for what a file must not have."""
+        if isinstance(value, list) and not value:
+            raise ValueError("must have one value at least, found []")
+        words = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+        for word in words:
+            self.setting.parse(word.strip()) if isinstance(word, str) else self.setting.check(word)
+
 
 class PathType(click.Path):
     """A path; an empty one, from an unset variable of a shell perhaps, does not stand for the current folder."""
@@ -67,15 +90,17 @@ def setting_options(*names: str, required: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-def value_option(name: str, setting: Setting, default: Any, required: bool = False) -> Callable[[F], F]:
-    """One option with the rules of a setting; a required one has no default."""
+def value_option(
+    name: str, setting: Setting, default: Any, required: bool = False, several: bool = False
+) -> Callable[[F], F]:
+    """One option with the rules of a setting; a required one has no default, ``several`` takes a list of values."""
     flag = "--" + name.replace("_", "-")
     if setting.kind == "flag":
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=default, show_default=True, help=setting.help)
     return click.option(
         flag,
         name,
-        type=SettingType(setting),
+        type=ListType(setting) if several else SettingType(setting),
         metavar=setting.metavar,
         help=setting.help,
         **({"required": True} if required else {"default": default, "show_default": setting.default_text or True}),
@@ -126,7 +151,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
 
 def _check(option: click.Option, value: Any) -> None:
     if isinstance(option.type, SettingType):
-        option.type.setting.check(value)
+        option.type.check(value)
     elif option.is_flag and not isinstance(value, bool):
         raise ValueError(f"must be true or false, found {shown(value)}")
 

@@ -108,6 +108,13 @@ class CpuDevice:
 
         reserve(self.workspace(calls) // 4)
 
+    @property
+    def limits(self) -> ModuleType:
+        """Loops that show what the device can do at the most; for measurements."""
+        from fastadam.kernels.cpu import limits
+
+        return limits
+
     def compile_clock(self, started: Callable[[], None]) -> Any:
         """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""
         from fastadam.kernels.cache import compile_clock

@@ -34,7 +34,7 @@ def diagnose() -> dict[str, Any]:
         layer = threading_layer()
     return {
         "versions": installed(*DECISIVE, "scipy", "safetensors", "click", "rich"),
-        "cpu": _cpu(),
+        "cpu": describe_cpu(),
         "cores": cores(),
         "threads": cpu.threads,
         "threading_layer": layer,
@@ -66,7 +66,8 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def _cpu() -> dict[str, Any]:
+def describe_cpu() -> dict[str, Any]:
+    """Name of the CPU, and its widest vectors."""
     llvm_name, features = cpu_features()
     name, bits = next(
         ((label, bits) for flag, label, bits in _VECTORS if flag in features),

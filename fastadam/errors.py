@@ -43,6 +43,10 @@ class MissingExtraError(FastAdamError):
         )
 
 
+class BenchError(FastAdamError):
+    """A measurement that cannot be made, or whose two sides did not do the same work."""
+
+
 class OutOfMemoryError(FastAdamError):
     """A memory plan that does not fit the machine."""
 

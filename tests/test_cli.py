@@ -26,6 +26,7 @@ COMMANDS = [
     "eval",
     "predict",
     "verify",
+    "bench",
     "data",
     "data fetch",
     "data import",
@@ -90,7 +91,7 @@ def test_without_a_command_there_is_help():
     assert "Usage: fastadam" in result.output
     listed = re.search(r"Commands:\n(.*)", result.output, re.DOTALL)[1]
     assert [line.split()[0] for line in listed.splitlines()] == [
-        "train", "eval", "predict", "verify", "data", "doctor",
+        "train", "eval", "predict", "verify", "bench", "data", "doctor",
     ]  # fmt: skip
     assert "Usage: fastadam data" in run("data").output
 
@@ -140,7 +141,7 @@ def test_help_imports_nothing_heavy():
         heavy = {"numba", "numpy", "scipy", "rich", "safetensors", "platformdirs", "llvmlite"}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
     """)
-    for args in ([], ["--help"], ["train", "--help"], ["--version"], ["data", "--help"]):
+    for args in ([], ["--help"], ["train", "--help"], ["bench", "--help"], ["--version"], ["data", "--help"]):
         done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
@@ -207,6 +208,16 @@ def test_ctrl_c_while_modules_load_is_no_traceback(monkeypatch):
         (["data", "fetsh"], "No such command 'fetsh'"),
         (["data", "synth", "x", "--train", "0"], "must be at least 1"),
         (["doctor", "--cure"], "No such option"),
+        (["bench", "adm"], "must be one of adam, kernels, train, startup, found 'adm'; did you mean 'adam'?"),
+        (["bench", "--vs", "jax"], "must be one of torch, found 'jax'"),
+        (["bench", "--model", "mlp,vgg99"], "found 'vgg99'; did you mean 'vgg'?"),
+        (["bench", "--model", ""], "must be one of mlp"),
+        (["bench", "--batch-size", "32,0"], "'--batch-size': must be at least 1, found 0"),
+        (["bench", "--batch-size", "32,,64"], "must be a whole number, found ''"),
+        (["bench", "--seconds", "0"], "must be above 0"),
+        (["bench", "--epochs", "3"], "need data; give --data too"),
+        (["bench", "adam", "--data", "synthetic"], "data is for train, and adam was asked for"),
+        (["bench", "kernels", "--model", "missing.toml"], "cannot read missing.toml"),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(args, message):

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEVELS = (
     ("fastadam_cli",),
+    ("bench",),
     ("training", "evaluation", "predict", "verify", "plots", "doctor"),
     ("job",),
     ("trainer", "run"),
@@ -66,12 +67,13 @@ def test_imports_point_one_way():
                 assert level[parts[1]] >= level[module_of(path)], f"{path} imports {name}"
 
 
-def test_numba_and_click_stay_in_their_places():
+def test_numba_click_and_torch_stay_in_their_places():
     for path in sources():
         names = {name.split(".")[0] for name in imported(path)}
         inside = module_of(path)
         assert inside in ("kernels", "device") or not names & {"numba", "llvmlite"}, path
         assert inside == "fastadam_cli" or not names & {"click", "rich"}, path
+        assert path == ROOT / "fastadam" / "bench" / "peer.py" or "torch" not in names, path
 
 
 def test_packages_are_listed():

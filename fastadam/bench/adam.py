@@ -1,0 +1,147 @@
+"""One update by Adam: many small tensors in one arena, a million parameters, ten million."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from fastadam import models
+from fastadam.arena import Arena
+from fastadam.bench.children import Child, side_names
+from fastadam.bench.machine import timed
+from fastadam.bench.numbers import Limits, both_sides, median, paired_ratio, spread
+from fastadam.bench.rounds import Budget, Rounds, take_turns, turn_steps
+from fastadam.device import get_device
+from fastadam.errors import BenchError
+from fastadam.graph import Shape
+from fastadam.optim import Adam
+from fastadam.planner import decay_groups
+
+BYTES = 28
+"""Of a parameter: p, m, v and g are read, p, m and v written, four bytes each."""
+
+LR = 1e-3
+FIRST = 3
+"""Steps after which the parameters of both sides must have moved alike; they warm up too."""
+
+TOLERANCE = 1e-3  # of how far the parameters move: a few roundings of each
+
+Shapes = dict[str, Shape]
+
+
+def sets_of_parameters() -> dict[str, Shapes]:
+    """What is updated, by its name."""
+    return {
+        "resnet20": models.graph_of("resnet20").trained(),
+        "1M": {"p": (1_000_000,)},
+        "10M": {"p": (10_000_000,)},
+    }
+
+
+def arrays_of(shapes: Shapes, seed: int) -> list[np.ndarray]:
+    """Normal numbers for every shape, the same for both sides."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes.values()]
+
+
+def moved(before: list[np.ndarray], after: list[np.ndarray]) -> float:
+    """How far all parameters have moved, as a distance."""
+    return float(np.sqrt(sum(np.sum((b.astype(np.float64) - a) ** 2) for a, b in zip(before, after, strict=True))))
+
+
+class OurUpdate:
+    """The update of a flat arena, as the last call of a training step has it; made in a process of its own."""
+
+    def __init__(self, name: str, threads: int | None):
+        shapes = sets_of_parameters()[name]
+        self._device, self._optimizer, self._t = get_device("cpu", threads), Adam(lr=LR), 0
+        self._arenas = [Arena(shapes, self._device.empty) for _ in range(4)]
+        for arena, seed in ((self._arenas[0], 0), (self._arenas[3], 1)):
+            arena.load(dict(zip(shapes, arrays_of(shapes, seed), strict=True)))
+        flat = self._arenas[0].flat
+        runs = decay_groups(models.graph_of(name), "weights") if name == "resnet20" else ((0, flat.size, 0),)
+        self._h, self._groups = self._optimizer.groups(1), np.array(runs, np.int64)
+
+    def run(self, steps: int) -> list[float]:
+        """Seconds of each of some updates, the numbers that the host makes for it included."""
+        with self._device.running():
+            return [timed(self._step) for _ in range(steps)]
+
+    def begin(self) -> float:
+        """How far the first steps move the parameters."""
+        before = [view.copy() for view in self._arenas[0].views.values()]
+        self.run(FIRST)
+        return moved(before, list(self._arenas[0].views.values()))
+
+    def _step(self) -> None:
+        self._t += 1
+        self._h[...] = self._optimizer.groups(self._t)
+        p, m, v, g = (arena.flat for arena in self._arenas)
+        self._device.ops.adam_update(p, m, v, g, self._h, self._groups)
+
+
+class TheirUpdate:
+    """PyTorch's fused Adam on the same tensors; made in a process of its own."""
+
+    def __init__(self, name: str, threads: int):
+        from fastadam.bench import peer
+
+        peer.use_threads(threads)
+        shapes = sets_of_parameters()[name]
+        self._before = arrays_of(shapes, 0)
+        self._update = peer.Update(self._before, arrays_of(shapes, 1), lr=LR)
+
+    def run(self, steps: int) -> list[float]:
+        """Seconds of each of some updates."""
+        return [timed(self._update.step) for _ in range(steps)]
+
+    def begin(self) -> float:
+        """How far the first steps move the parameters."""
+        self.run(FIRST)
+        return moved(self._before, self._update.arrays())
+
+
+MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurUpdate, "torch": TheirUpdate}
+"""The sides."""
+
+
+def bench_adam(name: str, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
+    """The update of one of ``sets_of_parameters``, for JSON."""
+    shapes = sets_of_parameters()[name]
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    with ExitStack() as stack:
+        sides = {
+            key: stack.enter_context(Child(who, MAKE[key], name, threads, peer=key != "fastadam"))
+            for key, who in side_names(vs).items()
+        }
+        check_moved({key: side.ask("begin") for key, side in sides.items()})
+        longest = max(max(side.ask("run", 2)) for side in sides.values())
+        seconds = take_turns(sides, turn_steps(longest), budget)
+    results = {key: _result(rounds, count, limits) for key, rounds in seconds.items()}
+    ratio = paired_ratio(seconds["fastadam"], seconds["torch"]) if vs else None
+    return {
+        "parameters": name,
+        "count": count,
+        "tensors": len(shapes),
+        "bytes_per_parameter": BYTES,
+        "rounds": len(seconds["fastadam"]),
+        **both_sides(results["fastadam"], results.get("torch"), ratio),
+    }
+
+
+def check_moved(distances: Mapping[str, float]) -> None:
+    """BenchError unless both sides have moved the parameters equally far."""
+    far = list(distances.values())
+    if max(far) - min(far) > TOLERANCE * max(far):
+        told = ", ".join(f"{key}: {distance:.6g}" for key, distance in distances.items())
+        raise BenchError(f"the updates of both sides differ ({told}): they did not do the same work")
+
+
+def _result(rounds: Rounds, count: int, limits: Limits) -> dict[str, Any]:
+    seconds = median(rounds)
+    return {
+        "milliseconds": spread([s for part in rounds for s in part], 1e3),
+        "gb_per_second": BYTES * count / seconds / 1e9,
+        "memory_share": BYTES * count / seconds / limits.memory,
+    }

@@ -1,0 +1,64 @@
+"""All that was asked for, one thing after the other."""
+
+import importlib.util
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+from fastadam import models
+from fastadam.bench.adam import bench_adam, sets_of_parameters
+from fastadam.bench.calls import bench_calls
+from fastadam.bench.children import Child
+from fastadam.bench.config import PARTS, BenchConfig
+from fastadam.bench.machine import Machine
+from fastadam.bench.rounds import Budget
+from fastadam.bench.runs import bench_runs
+from fastadam.bench.startup import bench_startup
+from fastadam.bench.steps import bench_steps
+from fastadam.errors import BenchError
+
+
+def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """{"environment", "limits", and a list of results for each part asked for}; ready for JSON.
+
+    With ``config.data`` the results of train are whole runs, and are called "runs".
+
+    ``say`` hears what begins. BenchError if something cannot be measured, other kinds of FastAdamError as the
+    sides raise them.
+    """
+    if config.vs == "torch" and importlib.util.find_spec("torch") is None:
+        raise BenchError("--vs torch needs PyTorch, which is not installed; python -m pip install torch")
+    for part in config.parts:
+        for name in config.models(part) if part != "adam" else ():
+            models.graph_of(name)  # a net that cannot be is refused before anything is measured
+    say("the limits of this machine ...")
+    with Child("fastadam", Machine, config.threads) as machine:
+        environment, limits = machine.ask("measure")
+    results: dict[str, Any] = {"environment": environment, "limits": limits.to_dict()}
+    threads, vs, budget = environment["threads"], config.vs, Budget(config.seconds, config.repeats)
+
+    def each(part: str, run: Callable[[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+        found = []
+        for name, batch in product(config.models(part), config.batch_size):
+            say(f"{part}: {name}, batch size {batch:,} ...")
+            found.append(run(name, batch))
+        return found
+
+    def whole(name: str, batch: int) -> dict[str, Any]:
+        return bench_runs(name, batch, threads, str(config.data), config.epochs, config.repeats, vs)
+
+    for part in filter(config.parts.__contains__, PARTS):
+        if part == "adam":
+            results[part] = []
+            for name in sets_of_parameters():
+                say(f"adam: {name} ...")
+                results[part].append(bench_adam(name, threads, limits, budget, vs))
+        elif part == "kernels":
+            results[part] = each(part, lambda name, batch: bench_calls(name, batch, threads, limits, budget, vs))
+        elif part == "startup":
+            results[part] = each(part, lambda name, batch: bench_startup(name, batch, threads, budget, vs))
+        elif config.data is not None:
+            results["runs"] = each(part, whole)
+        else:
+            results[part] = each(part, lambda name, batch: bench_steps(name, batch, threads, limits, budget, vs))
+    return results

@@ -1,0 +1,253 @@
+"""PyTorch's side of a comparison, in its best setting for a CPU. Nothing else imports PyTorch; import this late.
+
+Eager, channels last, fused optimisers, ReLUs and additions in place: what ``torch.compile`` does not beat here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fastadam.graph import Graph, Node, Shape
+
+VERSION = str(torch.__version__)
+
+Batch = tuple[Any, Any]
+"""Tensors: images (N, C, H, W) float32, labels (N,) int64."""
+
+_OVERWRITABLE = ("conv", "linear", "bn", "add", "maxpool", "avgpool")
+"""Operations whose backward pass does not look at their result."""
+
+
+def use_threads(threads: int) -> None:
+    """Compute with so many threads from now on."""
+    torch.set_num_threads(threads)
+
+
+def overwritable(graph: Graph) -> set[str]:
+    """Nodes whose value its only reader may overwrite."""
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    return {node.name for node in graph.nodes if node.op in _OVERWRITABLE and readers[node.name] == 1}
+
+
+class Network(nn.Module):
+    """Any graph as a module; ``state`` as ``Model.state_dict`` gives it."""
+
+    def __init__(self, graph: Graph, state: Mapping[str, np.ndarray]):
+        super().__init__()
+        self.graph, self._free = graph, overwritable(graph)
+        # Modules by place, not by name: the names of a graph have dots and are free, those of modules are not.
+        self.layers = nn.ModuleList(_layer(node, [graph.shapes[name] for name in node.inputs]) for node in graph.nodes)
+        own: dict[str, dict[str, Any]] = {node.name: {} for node in graph.nodes}
+        for name, array in state.items():
+            owner, _, key = name.rpartition(".")
+            own[owner][key] = torch.tensor(array)
+        for node, layer in zip(graph.nodes, self.layers, strict=True):
+            layer.load_state_dict(own[node.name])
+        self.to(memory_format=memory_format(graph))
+
+    def forward(self, x: Any) -> Any:
+        """Logits (N, classes) of images (N, C, H, W)."""
+        values: dict[str, Any] = {}
+        for node, layer in zip(self.graph.nodes, self.layers, strict=True):
+            read = [values[name] for name in node.inputs]
+            values[node.name] = self._value(node, layer, read) if read else x
+        return values[self.graph.output]
+
+    def _value(self, node: Node, layer: Any, read: list[Any]) -> Any:
+        if node.op == "relu":
+            return functional.relu(read[0], inplace=node.inputs[0] in self._free)
+        if node.op == "add":
+            a, b = read
+            if node.inputs[0] in self._free:
+                return a.add_(b)
+            return b.add_(a) if node.inputs[1] in self._free else a + b
+        return layer(read[0])
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """{name of the parameter in the graph: its gradient}."""
+        return {
+            f"{node.name}.{key}": parameter.grad.numpy()
+            for node, layer in zip(self.graph.nodes, self.layers, strict=True)
+            for key, parameter in layer.named_parameters()
+        }
+
+
+def memory_format(graph: Graph) -> Any:
+    """Channels last where there are images inside; without, a flattened image would only be copied."""
+    images = any(node.op in ("conv", "maxpool", "avgpool") for node in graph.nodes)
+    return torch.channels_last if images else torch.contiguous_format
+
+
+def tensors(images: np.ndarray, labels: np.ndarray, layout: Any) -> Batch:
+    """Tensors of images (N, C, H, W) float32 and labels (N,)."""
+    x = torch.tensor(images).contiguous(memory_format=layout)
+    return x, torch.tensor(labels, dtype=torch.int64)
+
+
+class _Flat(nn.Linear):
+    """A linear layer that flattens an image, in the order C, H, W, first."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x.flatten(1))
+
+
+class _Mean(nn.Module):
+    """The mean over all pixels."""
+
+    def forward(self, x: Any) -> Any:
+        return x.mean((2, 3))
+
+
+class _DropSample(nn.Module):
+    """Drops a whole sample's value with probability p."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Any) -> Any:
+        mask = functional.dropout(x.new_ones((len(x), *[1] * (x.ndim - 1))), self.p, self.training)
+        return x * mask
+
+
+def _layer(node: Node, shapes: list[Shape]) -> Any:
+    """The module of one node, which reads values of these shapes (H, W, C) or (C,)."""
+    attrs = node.attrs
+    match node.op:
+        case "conv":
+            size, out = attrs["kernel"], attrs["out"]
+            return nn.Conv2d(shapes[0][2], out, size, attrs["stride"], attrs["pad"], bias=attrs["bias"])
+        case "linear":
+            return _Flat(int(np.prod(shapes[0])), attrs["out"], bias=attrs["bias"])
+        case "bn":
+            return nn.BatchNorm2d(shapes[0][2]) if len(shapes[0]) == 3 else nn.BatchNorm1d(shapes[0][0])
+        case "maxpool":
+            return nn.MaxPool2d(2)
+        case "avgpool":
+            return _Mean()
+        case "dropout":
+            return _DropSample(attrs["p"]) if attrs.get("per") == "sample" else nn.Dropout(attrs["p"])
+    return nn.Identity()  # input, relu, add: done in ``Network``
+
+
+# Training -------------------------------------------------------------------------------------------------
+
+
+class Training:
+    """A network, its optimiser, and steps; ``state`` as ``Model.state_dict`` gives it.
+
+    optimizer   "adam", "adamw" or "sgd"; ``settings`` are those of the class of that name in ``fastadam.optim``
+    Weight decay spares what has one dimension: biases, and the parameters of norms, as a ``fastadam.Trainer`` does.
+    """
+
+    def __init__(
+        self, graph: Graph, state: Mapping[str, np.ndarray], optimizer: str = "adam", **settings: float | bool
+    ):
+        self.network = Network(graph, state).train()
+        parameters = list(self.network.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = make_optimizer([group for group in groups if group["params"]], optimizer, **settings)
+
+    def step(self, batch: Batch, lr: float | None = None) -> float:
+        """One step, at the rate ``lr`` if given; its loss."""
+        if lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+        self.optimizer.zero_grad()
+        loss = functional.cross_entropy(self.network(batch[0]), batch[1])
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.item())
+
+    def accuracy(self, batches: Iterable[Batch]) -> float:
+        """Share of images classified right, with running statistics."""
+        self.network.eval()
+        right = seen = 0
+        with torch.no_grad():
+            for x, labels in batches:
+                right += int((self.network(x).argmax(1) == labels).sum())
+                seen += len(labels)
+        self.network.train()
+        return right / seen
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of all parameters and running statistics, for ``restore``."""
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take a snapshot back."""
+        self.network.load_state_dict(snapshot)
+
+
+def make_optimizer(parameters: Any, name: str, **settings: float | bool) -> Any:
+    """PyTorch's optimiser of that name, fused; settings by the names fastadam has for them."""
+    given: dict[str, Any] = dict(settings)
+    if name != "sgd":
+        given["betas"] = (given.pop("beta1", 0.9), given.pop("beta2", 0.999))
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    return kinds[name](parameters, fused=True, **given)
+
+
+class Pictures:
+    """Images and labels, resident as uint8; batches are normalised when they are asked for."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray):
+        self._images = torch.tensor(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))  # channels last
+        self._labels = torch.tensor(labels, dtype=torch.int64)
+        self._mean, self._rstd = torch.tensor(255 * mean), torch.tensor(1 / (255 * std))
+
+    def batch(self, index: np.ndarray) -> Batch:
+        """The images and labels ``index``."""
+        at = torch.tensor(index)
+        x = self._images[at].float().sub_(self._mean).mul_(self._rstd)
+        return x.permute(0, 3, 1, 2), self._labels[at]
+
+    def batches(self, index: np.ndarray, size: int) -> Iterable[Batch]:
+        """Those of ``index``, so many at a time."""
+        return (self.batch(index[start : start + size]) for start in range(0, len(index), size))
+
+
+# Parts of a step ------------------------------------------------------------------------------------------
+
+
+class Update:
+    """The fused Adam on copies of ``arrays``, with the same gradients in every step."""
+
+    def __init__(self, arrays: Iterable[np.ndarray], gradients: Iterable[np.ndarray], **settings: float):
+        self._parameters = [nn.Parameter(torch.tensor(array)) for array in arrays]
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        self._optimizer = make_optimizer(self._parameters, "adam", **settings)
+
+    def step(self) -> None:
+        """One update of all arrays."""
+        self._optimizer.step()
+
+    def arrays(self) -> list[np.ndarray]:
+        """The arrays as they are now."""
+        return [parameter.detach().numpy() for parameter in self._parameters]
+
+
+def passes(node: Node, shape: Shape, batch: int, needs_dx: bool) -> dict[str, Callable[[], Any]]:
+    """{"forward": ..., "backward": ...} of one layer on random images of ``shape`` (H, W, C) or (C,)."""
+    layer = _layer(node, [shape])
+    order = (2, 0, 1) if len(shape) == 3 else (0,)
+    x = torch.randn(batch, *[shape[i] for i in order])
+    if len(shape) == 3:
+        x = x.contiguous(memory_format=torch.channels_last)
+        layer = layer.to(memory_format=torch.channels_last)
+    x.requires_grad_(needs_dx)
+    y = layer(x)
+    wanted, dy = [*[x] * needs_dx, *layer.parameters()], torch.randn_like(y)
+    found: dict[str, Callable[[], Any]] = {"forward": lambda: layer(x)}
+    if wanted:
+        found["backward"] = lambda: torch.autograd.grad(y, wanted, dy, retain_graph=True)
+    return found
