@@ -3,10 +3,10 @@
 They are no ops of a network. ``fastadam.bench`` times them, and measures every op against what they reach.
 """
 
-from numba import prange
 from numpy import float32
 
-from fastadam.kernels.cpu.jit import driver, leaf
+from fastadam.kernels.cpu.jit import leaf
+from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.simd import WIDTH, load, splat, store
 
 ACCUMULATORS = 12
@@ -22,7 +22,8 @@ _HALF = float32(0.5)
 
 
 @leaf
-def _multiply_add_lane(a, times):
+def _multiply_add_lane(worker, lane, lanes, times):
+    a = lanes[lane]
     half, one = splat(_HALF), splat(float32(1))
     a0, a1, a2 = load(a, 0), load(a, WIDTH), load(a, 2 * WIDTH)
     a3, a4, a5 = load(a, 3 * WIDTH), load(a, 4 * WIDTH), load(a, 5 * WIDTH)
@@ -47,58 +48,52 @@ def _multiply_add_lane(a, times):
     store(a, 11 * WIDTH, a11)
 
 
-@driver
 def multiply_add(a, times):
     """a = a / 2 + 1, so many times, all in registers: 2 * a.size * times operations.
 
     a (L, LANE)   in and out; a thread owns its lanes
     """
-    for lane in prange(a.shape[0]):
-        _multiply_add_lane(a[lane], times)
+    parallel(_multiply_add_lane, len(a), a, times)
 
 
 @leaf
-def _copy_span(y, x):
-    for i in range(y.size):
-        y[i] = x[i]
+def _copy_chunk(worker, chunk, y, x):
+    i, j = chunk * CHUNK, (chunk + 1) * CHUNK
+    ys, xs = y[i:j], x[i:j]
+    for k in range(ys.size):
+        ys[k] = xs[k]
 
 
-@driver
 def copy(y, x):
     """y = x, both (n,): 8 n bytes of traffic."""
-    for chunk in prange((y.size + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        _copy_span(y[first:last], x[first:last])
+    parallel(_copy_chunk, -(-y.size // CHUNK), y, x)
 
 
 @leaf
-def _mix_span(p, m, v, g):
-    for i in range(p.size):
-        m[i] = _HALF * (m[i] + g[i])
-        v[i] = _HALF * (v[i] - g[i])
-        p[i] = _HALF * (p[i] + g[i])
+def _mix_chunk(worker, chunk, p, m, v, g):
+    i, j = chunk * CHUNK, (chunk + 1) * CHUNK
+    ps, ms, vs, gs = p[i:j], m[i:j], v[i:j], g[i:j]
+    for k in range(ps.size):
+        ms[k] = _HALF * (ms[k] + gs[k])
+        vs[k] = _HALF * (vs[k] - gs[k])
+        ps[k] = _HALF * (ps[k] + gs[k])
 
 
-@driver
 def mix(p, m, v, g):
     """Reads and writes in Adam's proportion, with next to no arithmetic: 28 n bytes of traffic.
 
     p, m, v (n,)   in and out
     g (n,)         in
     """
-    for chunk in prange((p.size + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        _mix_span(p[first:last], m[first:last], v[first:last], g[first:last])
-
-
-@driver
-def _fork_join(y):
-    for i in prange(y.size):
-        y[i] += float32(1)
+    parallel(_mix_chunk, -(-p.size // CHUNK), p, m, v, g)
 
 
 @leaf
+def _add_one(worker, task, y):
+    y[task] += float32(1)
+
+
 def fork_joins(y, times):
     """So many parallel loops, one after the other, with next to nothing in them. y (n,)   in and out"""
     for _ in range(times):
-        _fork_join(y)
+        parallel(_add_one, y.size, y)
