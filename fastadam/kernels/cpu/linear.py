@@ -43,11 +43,13 @@ def _pack_samples(worker, panel, packed, own_at, own_size, x, scale, shift, act,
     count = min(PANEL, samples - first)
     activate(packed, mine, x, first * inputs, count * pixels, channels, scale, shift, act)
     to, source = packed[first * inputs : (first + PANEL) * inputs], packed[mine : mine + count * inputs]
-    for k in range(inputs):
+    if count < PANEL:
+        to[:] = np.float32(0)
+    for k in range(0, inputs, PANEL):  # by squares of a cache line: rows of a power of two would evict each other
+        stop = min(k + PANEL, inputs)
         for j in range(count):
-            to[k * PANEL + j] = source[j * inputs + k]
-        for j in range(count, PANEL):
-            to[k * PANEL + j] = np.float32(0)
+            for i in range(k, stop):
+                to[i * PANEL + j] = source[j * inputs + i]
 
 
 @leaf

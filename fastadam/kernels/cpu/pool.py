@@ -10,7 +10,7 @@ from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import activate, finish_gradient
-from fastadam.kernels.cpu.simd import FAR
+from fastadam.kernels.cpu.simd import FAR, WIDTH, cut, load, splat, store, stream, where_beaten, zeros
 from fastadam.kernels.cpu.workspace import aligned, reserve, sized, threaded
 
 ZERO, ONE, TWO, THREE = float32(0), float32(1), float32(2), float32(3)
@@ -106,6 +106,50 @@ def _give_to_winners(rows, dy, row, columns, channels):
 
 
 @leaf
+def _unpool_rows(
+    dx, at, row, dy, d_at, columns, channels, x, scale, shift, base, act, sums, lane, of, centre, far
+):  # fmt: skip
+    """``_give_to_winners`` and ``finish_gradient`` of two rows in one pass, for whole vectors of channels."""
+    affine, relu, total = act & 1 != 0, act & 2 != 0, 2 * lane * channels
+    for c in range(0, channels, WIDTH):
+        s, b, k, t, q = splat(ONE), zeros(), zeros(), zeros(), zeros()
+        if affine:
+            s, b = load(scale, c), load(shift, c)
+        if of.size > 0:
+            k = load(centre, c)
+        for column in range(columns):
+            at0 = at + 2 * column * channels + c
+            at2 = at0 + row
+            at1, at3 = at0 + channels, at2 + channels
+            x0, x1, x2, x3 = load(x, at0) * s + b, load(x, at1) * s + b, load(x, at2) * s + b, load(x, at3) * s + b
+            if relu:
+                x0, x1, x2, x3 = cut(x0, x0), cut(x1, x1), cut(x2, x2), cut(x3, x3)
+            d, none = load(dy, d_at + column * channels + c), zeros()
+            d0, d1, best = where_beaten(x1, x0, none, d), where_beaten(x1, x0, d, none), where_beaten(x1, x0, x1, x0)
+            d0, d1 = where_beaten(x2, best, none, d0), where_beaten(x2, best, none, d1)
+            d2, best = where_beaten(x2, best, d, none), where_beaten(x2, best, x2, best)
+            d0, d1 = where_beaten(x3, best, none, d0), where_beaten(x3, best, none, d1)
+            d2, d3 = where_beaten(x3, best, none, d2), where_beaten(x3, best, d, none)
+            for i, v, seen in ((at0, d0, x0), (at1, d1, x1), (at2, d2, x2), (at3, d3, x3)):
+                if act & 4 != 0 and base.size > 0:
+                    v = v + load(base, i)
+                if relu:
+                    v = cut(v, seen)
+                if act & 4 == 0 and base.size > 0:
+                    v = v + load(base, i)
+                if far:
+                    stream(dx, i, v)
+                else:
+                    store(dx, i, v)
+                t = t + v
+                if of.size > 0:
+                    q = q + v * (load(of, i) - k)
+        if sums.size > 0:
+            store(sums, total + c, load(sums, total + c) + t)
+            store(sums, total + channels + c, load(sums, total + channels + c) + q)
+
+
+@leaf
 def _unpool_lane(
     worker, lane, dx, sums, dy, x, scale, shift, base, of, centre, work, own, lanes, samples, height, width, channels,
     act,
@@ -114,6 +158,15 @@ def _unpool_lane(
     if sums.size > 0:
         sums[lane] = ZERO
     first, last = lane_range(lane, lanes, samples)
+    if channels % WIDTH == 0 and width % 2 == 0 and height % 2 == 0:
+        for n in range(first, last):
+            for h in range(0, height, 2):
+                at, d = (n * height + h) * row, (n * (height // 2) + h // 2) * out
+                _unpool_rows(
+                    dx, at, row, dy, d, width // 2, channels, x, scale, shift, base, act, sums, lane, of, centre,
+                    dx.size >= FAR,
+                )  # fmt: skip
+        return
     for n in range(first, last):
         for h in range(0, height, 2):
             at, pixels = (n * height + h) * row, width * min(2, height - h)

@@ -184,6 +184,17 @@ def cut(typingctx, value, where):
     return vector(vector, vector), generate
 
 
+@intrinsic
+def where_beaten(typingctx, value, best, yes, no):
+    """``yes if v > b or v is NaN else no`` of every element: a later value replaces the best so far."""
+
+    def generate(context, builder, sig, args):
+        more = builder.fcmp_ordered(">", args[0], args[1])
+        return builder.select(builder.or_(more, builder.fcmp_unordered("uno", args[0], args[0])), args[2], args[3])
+
+    return vector(vector, vector, vector, vector), generate
+
+
 _PAIRS = [signature(vector, vector, vector), signature(vector, vector, types.float32)]
 
 
