@@ -25,7 +25,7 @@ SETTINGS = {"lr": 1e-3, "eps": 1e-4}
 that should be 0 rounding decides it: losses could not be compared."""
 
 FIRST = 4
-"""Steps whose losses must agree: their forward passes, and with them the updates before."""
+"""Steps, all on one batch, whose losses must agree: a side that did not update would keep its first one."""
 
 TOLERANCE = 0.02  # single units that a rounding switches on or off move a loss by thousandths
 
@@ -43,7 +43,7 @@ class OurSteps:
     def begin(self) -> dict[str, Any]:
         """The first steps: {"first_step_seconds", "compile_seconds", "losses", "step_seconds"} of the last one."""
         with self._trainer.device.compile_clock(lambda: None) as clock:
-            return {**first_steps(self._step), "compile_seconds": clock.seconds}
+            return {**first_steps(self._step_on), "compile_seconds": clock.seconds}
 
     def run(self, steps: int) -> list[float]:
         """Seconds of each of some steps."""
@@ -55,7 +55,10 @@ class OurSteps:
 
     def _step(self) -> float:
         self._next += 1
-        return self._trainer.step(*self._batches[self._next % BATCHES])
+        return self._step_on(self._next % BATCHES)
+
+    def _step_on(self, number: int) -> float:
+        return self._trainer.step(*self._batches[number])
 
 
 class TheirSteps:
@@ -73,7 +76,7 @@ class TheirSteps:
 
     def begin(self) -> dict[str, Any]:
         """The first steps, as ``OurSteps.begin``."""
-        return {**first_steps(self._step), "compile_seconds": 0.0}
+        return {**first_steps(self._step_on), "compile_seconds": 0.0}
 
     def run(self, steps: int) -> list[float]:
         """Seconds of each of some steps."""
@@ -85,15 +88,18 @@ class TheirSteps:
 
     def _step(self) -> float:
         self._next += 1
-        return self._training.step(self._batches[self._next % BATCHES])
+        return self._step_on(self._next % BATCHES)
+
+    def _step_on(self, number: int) -> float:
+        return self._training.step(self._batches[number])
 
 
-def first_steps(step: Callable[[], float]) -> dict[str, Any]:
+def first_steps(step_on: Callable[[int], float]) -> dict[str, Any]:
     """Losses of the first steps, and seconds of the first and of the last of them."""
     losses, seconds = [], []
     for _ in range(FIRST):
         begun = time.perf_counter()
-        losses.append(step())
+        losses.append(step_on(0))
         seconds.append(time.perf_counter() - begun)
     return {"first_step_seconds": seconds[0], "step_seconds": seconds[-1], "losses": losses}
 
