@@ -28,6 +28,11 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def compute_something() -> None:
+    """One small sum, for which PyTorch loads what it has not loaded yet."""
+    torch.zeros(1).add_(torch.ones(1))
+
+
 def overwritable(graph: Graph) -> set[str]:
     """Nodes whose value its only reader may overwrite."""
     readers = Counter(name for node in graph.nodes for name in node.inputs)
