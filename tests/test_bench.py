@@ -69,7 +69,7 @@ def test_how_long_is_measured():
     assert Budget(1e-9, None).more(rounds.LEAST - 1, now - 1)
     assert not Budget(1e-9, None).more(rounds.LEAST, now - 1)
     assert Budget(60, None).more(1000, now)
-    assert [rounds.turn_steps(seconds) for seconds in (0, 0.01, 0.25, 10)] == [rounds.MOST_STEPS, 25, 1, 1]
+    assert [rounds.turn_steps(seconds) for seconds in (0, 0.01, 0.25, 10)] == [rounds.MOST_STEPS, 50, 3, 3]
 
 
 def test_sides_take_turns():

@@ -81,7 +81,7 @@ class BenchConfig:
     threads: int | None = None
     data: str | None = None
     epochs: int | None = None
-    seconds: float = 10.0
+    seconds: float = 20.0
     repeats: int | None = None
 
     def __post_init__(self) -> None:
