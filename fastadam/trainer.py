@@ -156,7 +156,8 @@ class Trainer:
             yield from ((feed, part, self.t) for part in index)
         else:  # plans read them whole; the key goes on, so that dropout differs from part to part
             for number, part in enumerate(index):
-                feed = self.engine().room(images[part], labels[part])
+                span = slice(part[0], part[-1] + 1)
+                feed = self.engine().room(images[span], labels[span])
                 yield feed, np.arange(len(part)), self.t * self.accumulate + number
 
     def train_batch(self, feed: Feed, index: np.ndarray, epoch: int, lr: float) -> tuple[float, int]:

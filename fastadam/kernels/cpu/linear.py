@@ -19,6 +19,7 @@ from fastadam.kernels.cpu.pending import (
     pull_gradient,
     start_moments,
 )
+from fastadam.kernels.cpu.simd import prefetch
 from fastadam.kernels.cpu.workspace import ALIGN, aligned, reserve, sized, threaded
 
 ROWS = 2 * TILE_ROWS
@@ -58,15 +59,20 @@ def _forward_rows(worker, task, y, w, work, own_at, own_size, samples):
     outputs, inputs = w.shape
     y, w = y.reshape(-1), w.reshape(-1)
     first, block, width = task * ROWS, own_at + worker * own_size, (samples + PANEL - 1) // PANEL * PANEL
-    count, turned = min(ROWS, outputs - first), block + ROWS * _ROW
+    count, turned, panels = min(ROWS, outputs - first), block + ROWS * _ROW, width // PANEL
     for k in range(0, inputs, DEPTH_BLOCK):
         depth = min(DEPTH_BLOCK, inputs - k)
         for o in range(count):
             copy(work, block + o * _ROW, w, (first + o) * inputs + k, depth)
-        product(
-            count, width, depth, work, block, _ROW, 1,
-            work, k * PANEL, PANEL * inputs, PANEL, work, turned, width, k > 0,
-        )  # fmt: skip
+        for p in range(panels):
+            product(
+                count, PANEL, depth, work, block, _ROW, 1,
+                work, (p * inputs + k) * PANEL, 0, PANEL, work, turned + p * PANEL, width, k > 0,
+            )  # fmt: skip
+            for o in range(p * count // panels, (p + 1) * count // panels):  # rows of the next block, a share each
+                at = (first + o) * inputs
+                for i in range(at + k + depth, at + min(k + 2 * depth, inputs), PANEL):
+                    prefetch(w, i)
     for n in range(samples):
         for o in range(count):
             y[n * outputs + first + o] = work[turned + o * width + n]
