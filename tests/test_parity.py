@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from fastadam import models, optim
+from fastadam.device import get_device
+from fastadam.kernels import cpu
 from fastadam.trainer import Trainer
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
@@ -142,6 +144,66 @@ def test_three_steps_of_resnet50_follow_pytorchs():
         )
     )  # fmt: skip
     assert np.abs(got - exact).max() < 10 * np.abs(theirs - exact).max() + 1e-6
+
+
+PASSES = {  # (C, OC, H, kernel, stride): Winograd's, im2col's, a linear layer as a convolution over one pixel
+    "3 to 64 at 32 x 32": (3, 64, 32, 3, 1),
+    "64 to 64 at 32 x 32": (64, 64, 32, 3, 1),
+    "128 to 128 at 16 x 16": (128, 128, 16, 3, 1),
+    "256 to 256 at 8 x 8": (256, 256, 8, 3, 1),
+    "64 to 128 at 16 x 16, stride 2": (64, 128, 16, 3, 2),
+    "64 to 256 at 16 x 16, 1 x 1": (64, 256, 16, 1, 1),
+    "linear, 3072 to 512": (3072, 512, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_each_pass_is_as_exact_as_pytorchs(name):
+    """Forward and both gradients against float64: relative errors of at most ten times PyTorch's float32 ones."""
+    C, OC, H, kernel, stride = PASSES[name]
+    rng, pad = np.random.default_rng(0), kernel // 2
+    x = rng.standard_normal((8, C, H, H)).astype(np.float32)
+    w = (rng.standard_normal((OC, C, kernel, kernel)) / np.sqrt(C * kernel**2)).astype(np.float32)
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        inputs = [torch.tensor(a, dtype=dtype).requires_grad_() for a in (x, w)]
+        y = torch.nn.functional.conv2d(*inputs, stride=stride, padding=pad)
+        if dtype == torch.float64:
+            dy = rng.standard_normal(y.shape).astype(np.float32)
+        y.backward(torch.tensor(dy, dtype=dtype))
+        found[dtype] = [y.detach().numpy(), *(a.grad.numpy() for a in inputs)]
+    got = _our_passes(x, w, dy, stride, pad)
+    triples = zip(got, found[torch.float32], found[torch.float64], strict=True)
+    for what, (ours, theirs, exact) in zip(("forward", "dx", "dw"), triples, strict=True):
+        error, torch_error = (np.linalg.norm(a - exact) / np.linalg.norm(exact) for a in (ours, theirs))
+        print(f"{name:32} {what:8} {error:.1e}  PyTorch {torch_error:.1e}")
+        assert error < 10 * torch_error, what
+
+
+def _our_passes(
+    x: np.ndarray, w: np.ndarray, dy: np.ndarray, stride: int, pad: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y, dx and dw in PyTorch's layouts, by the ops themselves."""
+    no_vector, no_sums, no_tensor = (np.zeros((0,) * rank, np.float32) for rank in (1, 3, 4))
+    linear = x.shape[2:] == (1, 1)
+    x, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, dy))
+    y, dx = np.empty_like(dy), np.empty_like(x)
+    tail = (x, no_vector, no_vector, no_tensor, no_tensor, no_vector)
+    with get_device("cpu").running():
+        if linear:
+            w, dw = w[:, :, 0, 0].copy(), np.empty(w.shape[:2], np.float32)
+            y, dy = (a.reshape(a.shape[0], -1) for a in (y, dy))
+            cpu.linear_forward(y, no_sums, x, no_vector, no_vector, w, 0)
+            absent = np.zeros((0, 0), np.float32)
+            cpu.linear_backward(dx, no_sums, dw, dy, absent, no_vector, no_vector, no_vector, w, *tail, 0, 0)
+            return y[..., None, None], dx.transpose(0, 3, 1, 2), dw[..., None, None]
+        w = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+        lanes = np.empty((4, *w.shape), np.float32)
+        cpu.conv2d_forward(y, no_sums, x, no_vector, no_vector, w, 0, stride, pad)
+        gradient = (dy, no_tensor, no_vector, no_vector, no_vector)
+        cpu.conv2d_backward(dx, no_sums, lanes, *gradient, w, *tail, 0, 0, stride, pad)
+    dw = lanes.sum(0, dtype=np.float64)
+    return y.transpose(0, 3, 1, 2), dx.transpose(0, 3, 1, 2), dw.transpose(3, 2, 0, 1)
 
 
 @pytest.mark.parametrize("name", TWINS)

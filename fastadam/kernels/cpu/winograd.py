@@ -42,6 +42,9 @@ from fastadam.kernels.cpu.workspace import ALIGN, aligned, reserve, threaded
 BLOCK_BYTES = 3 << 19
 """Of V and M together in one block, beside which the filters pass through the second-level cache."""
 
+RUN = 128
+"""Most channels that are summed in one run: longer float32 sums lose digits, and the transforms magnify that."""
+
 BLOCK_TILES = 48
 """A block has a multiple of so many tiles, whole tiles of the micro-kernel for every width of 2, 4 and 8 tiles."""
 
@@ -151,10 +154,11 @@ def _forward_task(
             input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c, scratch)
         for part in range(POINTS * panels):
             p, o = part // panels, part % panels * PANEL
-            product(
-                count * across, PANEL, c, work, v_at + p * step_v, width_v, 1,
-                work, part * c * PANEL, 0, PANEL, work, m_at + p * step_m + o, width_m, False,
-            )  # fmt: skip
+            for k in range(0, c, RUN):
+                product(
+                    count * across, PANEL, min(RUN, c - k), work, v_at + p * step_v + k, width_v, 1,
+                    work, (part * c + k) * PANEL, 0, PANEL, work, m_at + p * step_m + o, width_m, k > 0,
+                )  # fmt: skip
             _ask_ahead(x, TILE * wide * c, begin + count, rows, part, POINTS * panels)
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
@@ -254,10 +258,11 @@ def _backward_lane(
                 _ask_ahead(dz, TILE * out_w * oc, begin + count, rows, part, parts)
                 _ask_ahead(raw, TILE * out_w * oc, begin + count, rows, part, parts)
             for i in range(0, c if dx.size > 0 else 0, PANEL):  # V is not needed any more: dV takes its place
-                product(
-                    count * across, PANEL, oc, work, d_at + p * step_d, width_d, 1,
-                    work, p * pairs + i * oc, 0, PANEL, work, v_at + p * step_v + i, width_v, False,
-                )  # fmt: skip
+                for k in range(0, oc, RUN):
+                    product(
+                        count * across, PANEL, min(RUN, oc - k), work, d_at + p * step_d + k, width_d, 1,
+                        work, p * pairs + i * oc + k * PANEL, 0, PANEL, work, v_at + p * step_v + i, width_v, k > 0,
+                    )  # fmt: skip
                 _ask_ahead(x, TILE * wide * c, begin + count, rows, (p * c + i) // PANEL, POINTS * c // PANEL)
         start = before
         for r in range(count):
