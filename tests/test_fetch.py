@@ -448,7 +448,7 @@ def size_of(path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_stopped_download_goes_on_where_it_was(server, archive, cache, packed, number):
-    process = start(server, archive, "slow")
+    process = start(server, archive, "stall")  # half way, so that it cannot end before it is stopped
     wait_for(lambda: size_of(cache / f"{NAME}.part") > archive.bytes // 3)
     process.send_signal(number)
     _, told = process.communicate(timeout=30)

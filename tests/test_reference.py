@@ -103,7 +103,6 @@ def test_shares_are_contiguous_and_even(count, lanes):
     shares = [range(count)[share] for share in reference.shares(count, lanes)]
     assert [i for share in shares for i in share] == list(range(count))
     sizes = [len(share) for share in shares]
-    assert sizes == sorted(sizes, reverse=True)
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -182,7 +181,7 @@ def test_tail_of_every_backward(act, base):
         had = before[n, p, c] if base else 0
         want = mask * (had + d[n, p, c]) if act & 4 else had + mask * d[n, p, c]
         assert np.isclose(dx[n, p, c], want, rtol=1e-12)
-    for lane, rows in enumerate((slice(0, 2), slice(2, 3))):
+    for lane, rows in enumerate((slice(0, 1), slice(1, 3))):
         np.testing.assert_allclose(sums[lane, 0], dx[rows].sum((0, 1)))
         np.testing.assert_allclose(sums[lane, 1], (dx[rows] * (of[rows] - centre)).sum((0, 1)))
 

@@ -201,14 +201,25 @@ def output_transform(
 
 
 @leaf
-def gradient_transform(d, at, step, width, strip, row, tiles, channels, scratch):
-    """dM = A dY A' of a row of tiles; ``strip`` has four rows of dy, zero where there are none."""
+def _pulled(dz, raw, i, s, a, b, gact):
+    """A vector of the pending gradient."""
+    return load(dz, i) * s + (load(raw, i) * b + a) if gact else load(dz, i)
+
+
+@leaf
+def gradient_transform(d, at, step, width, dz, raw, dz_at, row, tiles, channels, gscale, ga, gb, gact, scratch):
+    """dM = A dY A' of a row of tiles, dY being the pending gradient of four whole rows, ``row`` floats apart."""
     for t in range(tiles):
         for c in range(0, channels, WIDTH):
-            p = t * TILE * channels + c
+            s, a, b = zeros(), zeros(), zeros()
+            if gact:
+                s, a, b = load(gscale, c), load(ga, c), load(gb, c)
             for j in range(TILE):
-                q = p + j * channels
-                r = _a(load(strip, q), load(strip, q + row), load(strip, q + 2 * row), load(strip, q + 3 * row))
+                q = dz_at + (t * TILE + j) * channels + c
+                r = _a(
+                    _pulled(dz, raw, q, s, a, b, gact), _pulled(dz, raw, q + row, s, a, b, gact),
+                    _pulled(dz, raw, q + 2 * row, s, a, b, gact), _pulled(dz, raw, q + 3 * row, s, a, b, gact),
+                )  # fmt: skip
                 _store6(scratch, j * WIDTH, TILE * WIDTH, r)
             to = at + t * width + c
             for i in range(PATCH):

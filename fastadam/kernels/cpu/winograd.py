@@ -240,14 +240,22 @@ def _backward_lane(
             start = ring(start, TILE)
             _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
             input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c, scratch)
-            for i in range(TILE):
-                h = ty * TILE + i
-                if h < out_h:
-                    at = (n * out_h + h) * out_w * oc
-                    pull_gradient(strip_d, i * row_d, dz, raw, at, out_w, oc, gscale, ga, gb, gact)
+            d, at = d_at + r * across * width_d, (n * out_h + ty * TILE) * out_w * oc
+            if across * TILE == out_w and (ty + 1) * TILE <= out_h:
+                gradient_transform(
+                    work, d, step_d, width_d, dz, raw, at, out_w * oc, across, oc, gscale, ga, gb, gact, scratch
+                )  # fmt: skip
+                continue
+            for i in range(TILE):  # tiles that hang over the edge are made whole
+                if ty * TILE + i < out_h:
+                    pull_gradient(
+                        strip_d, i * row_d, dz, raw, at + i * out_w * oc, out_w, oc, gscale, ga, gb, gact
+                    )  # fmt: skip
                 else:
                     strip_d[i * row_d : i * row_d + out_w * oc] = np.float32(0)
-            gradient_transform(work, d_at + r * across * width_d, step_d, width_d, strip_d, row_d, across, oc, scratch)
+            gradient_transform(
+                work, d, step_d, width_d, strip_d, raw, 0, row_d, across, oc, gscale, ga, gb, 0, scratch
+            )  # fmt: skip
         for p in range(POINTS):
             for o in range(0, oc, PANEL):
                 product(
