@@ -20,7 +20,7 @@ from fastadam.kernels.cpu.pending import (
     start_moments,
 )
 from fastadam.kernels.cpu.simd import prefetch
-from fastadam.kernels.cpu.workspace import ALIGN, aligned, reserve, sized, threaded
+from fastadam.kernels.cpu.workspace import aligned, odd_lines, reserve, sized, threaded
 
 ROWS = 2 * TILE_ROWS
 """Outputs that one task of the forward product owns: few, so that there are tasks for all threads."""
@@ -28,13 +28,8 @@ ROWS = 2 * TILE_ROWS
 COLUMNS = 4 * PANEL
 """Inputs that one task of the backward products owns."""
 
-_ROW = DEPTH_BLOCK + PANEL
+_ROW = odd_lines(DEPTH_BLOCK)
 """Floats from row to row of a block of w."""
-
-
-def _apart(floats: int) -> int:
-    """``floats`` and a few more: an odd number of cache lines."""
-    return (-(-floats // ALIGN) | 1) * ALIGN
 
 
 @leaf
@@ -162,7 +157,7 @@ def _finish_lane(worker, lane, dx, sums, x, scale, shift, base, of, centre, act,
 def _backward_parts(x, w):
     """Where the rows of d begin and how long they are, and where the threads' own parts begin."""
     (outputs, inputs), whole = w.shape, -(-x.shape[0] // TILE_ROWS) * TILE_ROWS
-    d_at, row_d = x.shape[0] * aligned(inputs), _apart(outputs)
+    d_at, row_d = x.shape[0] * aligned(inputs), odd_lines(outputs)
     return d_at, row_d, d_at + whole * row_d + aligned(TILE_ROWS)
 
 

@@ -37,7 +37,7 @@ from fastadam.kernels.cpu.points import (
     ring,
 )
 from fastadam.kernels.cpu.simd import FAR, prefetch
-from fastadam.kernels.cpu.workspace import ALIGN, aligned, reserve, threaded
+from fastadam.kernels.cpu.workspace import ALIGN, aligned, odd_lines, reserve, threaded
 
 BLOCK_BYTES = 3 << 19
 """Of V and M together in one block, beside which the filters pass through the second-level cache."""
@@ -66,14 +66,9 @@ def _block_rows(wide: int, c: int, oc: int, share: int) -> int:
     return min(share, -(-share // (blocks * whole)) * whole)
 
 
-def _width(channels: int) -> int:
-    """Floats from tile to tile: an odd number of cache lines, so that tiles do not meet in the same sets of a cache."""
-    return (channels // ALIGN | 1) * ALIGN
-
-
 def _point_step(rows: int, wide: int, channels: int) -> int:
     """Floats from one point to the next: whole tiles of the micro-kernel."""
-    return -(-rows * wide // TILE_ROWS) * TILE_ROWS * _width(channels) + PANEL
+    return -(-rows * wide // TILE_ROWS) * TILE_ROWS * odd_lines(channels) + PANEL
 
 
 @leaf
@@ -202,7 +197,7 @@ def forward(y, moments, x, scale, shift, w, act, pad):
     parallel(_pack_panel, c // PANEL, work, shared, each, w.reshape(-1), c, oc, False)
     parallel(
         _forward_task, tasks, y, moments, x, scale, shift, work, shared, each, act, pad, lanes, tasks, rows,
-        _width(c), _point_step(rows, across, c), _width(oc), _point_step(rows, across, oc),
+        odd_lines(c), _point_step(rows, across, c), odd_lines(oc), _point_step(rows, across, oc),
     )  # fmt: skip
 
 
@@ -319,5 +314,5 @@ def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of
     parallel(
         _backward_lane, len(dw), dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
         work, shared, each, act, gact, pad, rows,
-        _width(c), _point_step(rows, across, c), _width(oc), _point_step(rows, across, oc),
+        odd_lines(c), _point_step(rows, across, c), odd_lines(oc), _point_step(rows, across, oc),
     )  # fmt: skip

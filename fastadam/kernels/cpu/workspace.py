@@ -19,6 +19,11 @@ def aligned(floats: int) -> int:
     return -(-floats // ALIGN) * ALIGN
 
 
+def odd_lines(floats: int) -> int:
+    """``floats`` rounded up to an odd number of lines: rows so far apart do not meet in the same sets of a cache."""
+    return (-(-floats // ALIGN) | 1) * ALIGN
+
+
 def threaded(shared: int, each: int) -> int:
     """Floats of a workspace with a shared part and one part for every thread there may be."""
     return aligned(shared) + config.NUMBA_NUM_THREADS * aligned(each)
