@@ -56,5 +56,17 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("threading layer", report["threading_layer"]),
         ("kernel cache", f"{kernels['folder']} ({human_bytes(kernels['bytes'])} of compiled kernels)"),
         ("data cache", f"{data['folder']} ({held or 'no data sets'})"),
-        ("gpu", report["gpu"]),
+        *_gpu_rows(report["gpu"]),
     ]
+
+
+def _gpu_rows(gpu: dict[str, Any]) -> list[tuple[str, str]]:
+    versions = [f"{what} {gpu[what]}" for what in ("driver", "toolkit") if gpu[what]]
+    rows = [("cuda", ", ".join([gpu["package"], *versions]))] if gpu["package"] else []
+    if gpu["problem"]:
+        rows.append(("gpu", f"none: {gpu['problem']}"))
+    for card in gpu["cards"]:
+        memory, problem = human_bytes(card["memory_bytes"]), card["problem"]
+        line = f"{card['name']}, compute capability {card['capability']}, {memory}"
+        rows.append((card["device"], f"{line}: {problem}" if problem else line))
+    return rows

@@ -7,7 +7,7 @@ widest vector register.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -64,26 +64,87 @@ def allocate(count: int, dtype: Any, empty: Empty = np.empty) -> Any:
     return block[start : start + size].view(dtype)
 
 
+class Place(Protocol):
+    """What an arena asks of a device."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_host(self) -> bool: ...
+    def empty(self, shape: Shape, dtype: Any = ...) -> Any: ...
+    def write(self, array: Any, value: Any) -> None: ...
+    def read(self, array: Any, out: np.ndarray) -> None: ...
+
+
+class Placed(NamedTuple):
+    """An arena as a device has it: the flat array, and its views by name."""
+
+    flat: Any
+    views: dict[str, Any]
+
+
 class Arena:
     """``shapes`` {name: shape} in one zeroed flat array.
 
     Attributes: ``flat`` (elements,), float32 unless ``dtype`` says otherwise; ``views`` {name: array};
     ``segments``, the table of (start, end, name). The gaps between segments are zero and stay zero:
     zero is a fixed point of every update rule, and adds nothing to a norm.
+
+    Both are arrays of the host. ``on`` is the same on a device: the numbers move there, and come back when
+    ``flat`` or ``views`` is asked for. So whatever was kept of these before may be out of date.
     """
 
     def __init__(self, shapes: Mapping[str, Shape], empty: Empty = np.empty, dtype: Any = np.float32) -> None:
         self.segments, count = segment_table(shapes)
-        self.flat = allocate(count, dtype, empty)
-        self.flat[:] = 0
-        self.views = {s.name: self.flat[s.start : s.end].reshape(shapes[s.name]) for s in self.segments}
+        self._shapes = dict(shapes)
+        flat = allocate(count, dtype, empty)
+        flat[:] = 0
+        self._host = self._placed(flat)
+        self._copies: dict[str, Placed] = {}
+        self._newest: Place | None = None  # where the numbers are, if not here
+
+    @property
+    def flat(self) -> Any:
+        """All of it, on the host."""
+        self._come_home()
+        return self._host.flat
+
+    @property
+    def views(self) -> dict[str, Any]:
+        """Every named array, on the host."""
+        self._come_home()
+        return self._host.views
+
+    def on(self, device: Place) -> Placed:
+        """The arena on a device, its numbers brought there; they are the device's until the host asks for them."""
+        if device.is_host:
+            self._come_home()
+            return self._host
+        if device.name not in self._copies:
+            host = self._host.flat
+            self._copies[device.name] = self._placed(allocate(host.size, host.dtype, device.empty))
+        copy = self._copies[device.name]
+        if self._newest is None or self._newest.name != device.name:
+            self._come_home()
+            device.write(copy.flat, self._host.flat)
+            self._newest = device
+        return copy
 
     def load(self, values: Mapping[str, np.ndarray]) -> None:
         """Copy arrays in, by name; every view must be given, in its own shape (``ValueError``)."""
-        missing, unknown = self.views.keys() - values.keys(), values.keys() - self.views.keys()
+        views = self.views
+        missing, unknown = views.keys() - values.keys(), values.keys() - views.keys()
         if missing or unknown:
             raise ValueError(f"arena: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        for name, view in self.views.items():
+        for name, view in views.items():
             if values[name].shape != view.shape:
                 raise ValueError(f"{name}: expected shape {view.shape}, found {values[name].shape}")
             view[...] = values[name]
+
+    def _come_home(self) -> None:
+        if self._newest is not None:
+            self._newest.read(self._copies[self._newest.name].flat, self._host.flat)
+            self._newest = None
+
+    def _placed(self, flat: Any) -> Placed:
+        return Placed(flat, {s.name: flat[s.start : s.end].reshape(self._shapes[s.name]) for s in self.segments})

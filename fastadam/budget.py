@@ -42,15 +42,20 @@ class LayerBudget(NamedTuple):
 class MemoryPlan:
     """What a run will take beside the interpreter; nothing of it is allocated.
 
-    rows          (what, bytes), the data set first, which is there already
+    rows          (what, bytes), the data set first, which on the host is there already
     step          the plan of the largest training step
-    free_bytes    what there is for all rows but the first
+    free_bytes    what there is for all rows, but for a data set that is there
     """
 
     def __init__(
-        self, plans: Sequence[Plan], *, data_bytes: int, free_bytes: float, scratch: Callable[[Iterable[Call]], int]
-    ) -> None:
-        """``plans`` are all that the run will use; ``scratch`` tells the bytes of workspace that calls need."""
+        self, plans: Sequence[Plan], *, data_bytes: int, free_bytes: float, scratch: Callable[[Iterable[Call]], int],
+        on_host: bool = True,
+    ) -> None:  # fmt: skip
+        """``plans`` are all that the run will use; ``scratch`` tells the bytes of workspace that calls need.
+
+        A device with memory of its own (not ``on_host``) gets the data set, and no checkpoint is written in it.
+        """
+        self._given, self._copies = (data_bytes, COPIES) if on_host else (0, 0)
         self.step = max((plan for plan in plans if plan.mode == "train"), key=lambda plan: plan.memory)
         self.free_bytes, self._scratch = free_bytes, scratch
         self._arenas: dict[str, int] = {}
@@ -62,7 +67,7 @@ class MemoryPlan:
             ("parameters, gradients, moments", sum(self._arenas.values())),
             ("activations and their gradients", max(plan.memory for plan in plans)),
             ("scratch of the kernels", scratch(call for plan in plans for call in plan.calls)),
-            ("a checkpoint while it is written", COPIES * kept),
+            ("a checkpoint while it is written", self._copies * kept),
         ]
 
     @property
@@ -72,8 +77,8 @@ class MemoryPlan:
 
     @property
     def needed_bytes(self) -> int:
-        """All rows but the data set, which has been read."""
-        return self.total_bytes - self.rows[0][1]
+        """What is still to be taken."""
+        return self.total_bytes - self._given
 
     @property
     def fits(self) -> bool:
@@ -96,8 +101,8 @@ class MemoryPlan:
             owner, size = param.name.rpartition(".")[0], 4 * segment_table({param.name: param.shape})[1]
             running = param.kind == "running"
             sizes[owner] += size * (states if running else trained)
-            copied[owner] += size * COPIES * (states if running else kept)
-        rows, arenas, work = [], 0, self._work_by_layer()
+            copied[owner] += size * self._copies * (states if running else kept)
+        rows, arenas, work = [], self.rows[0][1] - self._given, self._work_by_layer()
         for row in self.step.table():
             arenas += sizes[row.name] + copied[row.name]
             total = arenas + work[row.name]

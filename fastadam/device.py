@@ -6,18 +6,21 @@ of threads and the order of threading layers are settled: it reads them once, at
 
 import contextlib
 import importlib
+import importlib.util
 import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fastadam.errors import DeviceError
+from fastadam.kernels import MOST_LANES
 
 ALIGN = 64
 """Bytes: every array of a device starts on a cache line."""
@@ -40,39 +43,100 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def get_device(name: str = "auto", threads: int | None = None) -> "CpuDevice":
+class Device(Protocol):
+    """Where programs run, as everything above sees it.
+
+    name           "cpu", "cuda:0", ...; ``get_device`` takes it
+    description    the same for people
+    is_host        whether its memory is the host's
+    threads        of the CPU
+    ops            a module with a function for each name of ``fastadam.kernels.OPS``
+    filter_lanes   the most partial sums that a filter's gradient is kept in for ``sum_lanes``
+    """
+
+    name: str
+    description: str
+    is_host: bool
+    threads: int
+    ops: ModuleType
+    filter_lanes: int
+
+    def running(self) -> AbstractContextManager[None]:
+        """Run kernels inside: alone, for programs share memory and cores."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
+        """A new array, its content undefined. MemoryError if there is no room for it."""
+
+    def to_device(self, array: np.ndarray) -> Any:
+        """A copy of a host array in device memory."""
+
+    def write(self, array: Any, value: Any) -> None:
+        """Fill an array of the device from the host, as ``numpy.copyto`` does."""
+
+    def read(self, array: Any, out: np.ndarray) -> None:
+        """Copy an array of the device into one of the host, all that was asked of it being done first."""
+
+    def workspace(self, calls: Iterable[Any]) -> int:
+        """Bytes of scratch memory that the most demanding of a plan's calls needs."""
+
+    def reserve(self, calls: Iterable[Any]) -> None:
+        """Take the scratch memory of a plan's calls now, so that no step has to."""
+
+    def compile_clock(self, started: Callable[[], None]) -> AbstractContextManager[Any]:
+        """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""
+
+    def available_memory(self) -> float:
+        """Bytes of the device's memory to be had now."""
+
+
+def get_device(name: str = "auto", threads: int | None = None) -> Device:
     """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, with ``threads`` CPU threads (default: all cores).
 
-    Raises DeviceError for a device that is not there: nothing falls back in silence.
+    ``auto`` is the first NVIDIA GPU if one can be used, else the CPU. Raises DeviceError for a device that is not
+    there: nothing that was asked for falls back in silence.
     """
     kind, _, number = name.partition(":")
     if kind == "cuda" and (name == "cuda" or number.isdigit()):
-        raise DeviceError(f"device {name!r} was asked for, but this version has no CUDA kernels; use --device cpu")
+        from fastadam.cuda_device import CudaDevice
+
+        return CudaDevice(int(number or 0), threads)
     if name not in ("auto", "cpu"):
         raise DeviceError(f"no device is called {name!r}; use auto, cpu, cuda or cuda:N")
+    if name == "auto" and _may_have_cuda():
+        from fastadam.cuda_device import CudaDevice
+
+        with contextlib.suppress(DeviceError):
+            return CudaDevice(0, threads)
+    return cpu_device(threads)
+
+
+def cpu_device(threads: int | None = None) -> "CpuDevice":
+    """The CPU, for what is measured of it."""
     return CpuDevice(threads)
+
+
+def _may_have_cuda() -> bool:
+    """Whether it is worth the time to ask: the package is there, and so is a driver."""
+    return importlib.util.find_spec("numba_cuda") is not None and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 class CpuDevice:
     """The CPU: NumPy arrays, numba kernels, a fixed number of threads."""
 
     name = "cpu"
+    is_host = True
+    filter_lanes = MOST_LANES
 
     def __init__(self, threads: int | None = None):
         if threads is not None and threads < 1:
             raise DeviceError(f"{threads} threads were asked for; use 1 or more")
-        numba = _start_numba(threads or 1)
-        most = numba.config.NUMBA_NUM_THREADS
-        if threads is not None and threads > most:
-            raise DeviceError(
-                f"{threads} threads were asked for, but numba was started with {most}; "
-                f"set NUMBA_NUM_THREADS={threads} before numba is imported"
-            )
-        self.threads = min(cores(), most) if threads is None else threads
+        numba = start_numba(threads or 1)
+        self.threads = usable_threads(threads)
         self._set_threads = numba.set_num_threads
         from fastadam.kernels import cpu
 
         self.ops: ModuleType = cpu
+        self.description = f"cpu, {self.threads} threads" if self.threads > 1 else "cpu, 1 thread"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -94,6 +158,14 @@ class CpuDevice:
         copy = self.empty(array.shape, array.dtype)
         copy[...] = array
         return copy
+
+    def write(self, array: np.ndarray, value: Any) -> None:
+        """Fill an array."""
+        np.copyto(array, value)
+
+    def read(self, array: np.ndarray, out: np.ndarray) -> None:
+        """Copy an array."""
+        np.copyto(out, array)
 
     def workspace(self, calls: Iterable[Any]) -> int:
         """Bytes of scratch memory that the most demanding of a plan's calls needs."""
@@ -155,7 +227,7 @@ def _available_in_cgroup(folder: Path) -> int | float:
         return math.inf
 
 
-def _start_numba(threads: int) -> ModuleType:
+def start_numba(threads: int) -> ModuleType:
     """Import numba, if that is still to do, able to run so many threads, and on all cores unless told otherwise."""
     if "numba" in sys.modules:
         return sys.modules["numba"]
@@ -172,14 +244,27 @@ def _start_numba(threads: int) -> ModuleType:
             os.environ["NUMBA_NUM_THREADS"] = asked
 
 
+def usable_threads(threads: int | None) -> int:
+    """So many threads, all cores if None; DeviceError if numba cannot have them."""
+    if threads is not None and threads < 1:
+        raise DeviceError(f"{threads} threads were asked for; use 1 or more")
+    most = start_numba(threads or 1).config.NUMBA_NUM_THREADS
+    if threads is not None and threads > most:
+        raise DeviceError(
+            f"{threads} threads were asked for, but numba was started with {most}; "
+            f"set NUMBA_NUM_THREADS={threads} before numba is imported"
+        )
+    return min(cores(), most) if threads is None else threads
+
+
 def threading_layer() -> str:
     """The threading layer numba chose; it does so at the first parallel loop."""
-    return _start_numba(1).threading_layer()
+    return start_numba(1).threading_layer()
 
 
 def cache_folder() -> Path:
     """The folder of this version's compiled kernels."""
-    _start_numba(1)
+    start_numba(1)
     from fastadam.kernels import cache
 
     return cache.cache_folder()
@@ -187,7 +272,7 @@ def cache_folder() -> Path:
 
 def cache_roots() -> list[Path]:
     """The folders in which compiled kernels of any version may lie, the preferred one first."""
-    _start_numba(1)
+    start_numba(1)
     from fastadam.kernels import cache
 
     return cache.cache_roots()
@@ -195,7 +280,7 @@ def cache_roots() -> list[Path]:
 
 def cpu_features() -> tuple[str, set[str]]:
     """LLVM's name of the CPU kernels are compiled for, and of the instruction sets it has."""
-    _start_numba(1)
+    start_numba(1)
     from fastadam.kernels import cache
 
     return cache.cpu_features()

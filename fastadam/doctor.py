@@ -10,6 +10,7 @@ from typing import Any
 
 from fastadam import data
 from fastadam.config import DATA_SETS
+from fastadam.cuda_device import describe_gpus
 from fastadam.device import cache_folder, cache_roots, cores, cpu_features, get_device, threading_layer
 from fastadam.versions import DECISIVE, installed
 
@@ -40,7 +41,7 @@ def diagnose() -> dict[str, Any]:
         "threading_layer": layer,
         "kernel_cache": kernels,
         "data_cache": _data_cache(),
-        "gpu": "not supported by this version; training runs on the CPU",
+        "gpu": describe_gpus(),
         "missing": missing,
     }
 

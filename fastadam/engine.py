@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.arena import Arena, allocate
-from fastadam.device import CpuDevice
+from fastadam.device import Device
 from fastadam.errors import OutOfMemoryError
 from fastadam.graph import Graph
 from fastadam.plan import Plan
@@ -19,14 +19,14 @@ MOST_PROGRAMS = 16
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """Images and labels a program reads: a resident uint8 data set, or room for one batch.
+    """Images and labels a program reads: a uint8 data set, resident on the device, or room for one batch.
 
     images   (T, C, H, W) uint8, or (N, C, H, W) float32, already normalised
     labels   (T,) int32
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Any
+    labels: Any
 
     @property
     def source(self) -> str:
@@ -54,7 +54,7 @@ class Engine:
     arenas   by the names plans have for them; an "EMA" has its running statistics in "EMA.STATE"
     """
 
-    def __init__(self, graph: Graph, device: CpuDevice, arenas: Mapping[str, Arena], mean: Any, std: Any):
+    def __init__(self, graph: Graph, device: Device, arenas: Mapping[str, Arena], mean: Any, std: Any):
         self.graph, self.device, self.arenas, self.mean = graph, device, dict(arenas), mean
         self._constants = {
             "data.mean": device.to_device(np.asarray(mean, np.float32)),
@@ -63,16 +63,18 @@ class Engine:
         self._block = allocate(0, np.uint8, device.empty)
         self._programs: dict[Any, Program] = {}
         self._rooms: dict[Any, Feed] = {}
+        self._residents: dict[Feed, Feed] = {}
 
     def room(self, images: np.ndarray, labels: np.ndarray | None = None) -> Feed:
         """A feed that holds a copy of one batch, in memory that is used again for the next of this shape."""
         key = images.shape, images.dtype
         if key not in self._rooms:
             _make_place(self._rooms)
-            self._rooms[key] = Feed(np.empty_like(images, order="C"), np.zeros(len(images), np.int32))
+            empty = self.device.empty
+            self._rooms[key] = Feed(empty(images.shape, images.dtype), empty((len(images),), np.int32))
         feed = self._rooms[key] = self._rooms.pop(key)
-        feed.images[...] = images
-        feed.labels[...] = 0 if labels is None else labels
+        self.device.write(feed.images, images)
+        self.device.write(feed.labels, 0 if labels is None else labels)
         return feed
 
     def run(
@@ -96,10 +98,17 @@ class Engine:
             inputs["h"] = hyper
         with self.device.running():
             program = self._program(mode, len(index), feed, averaged, settings)
+            for arena in self.arenas.values():
+                arena.on(self.device)
             for name in inputs.keys() & program.inputs.keys():
                 program.inputs[name][...] = inputs[name]
             program.run()
-            return {name: np.array(array) for name, array in program.outputs.items()}
+            return {name: self._read(array) for name, array in program.outputs.items()}
+
+    def _read(self, array: Any) -> np.ndarray:
+        out = np.empty(array.shape, array.dtype)
+        self.device.read(array, out)
+        return out
 
     def evaluate(
         self, feed: Feed, index: np.ndarray, batch_size: int, between: Callable[[], None] = lambda: None,
@@ -135,17 +144,39 @@ class Engine:
     def _program(self, mode: str, batch: int, feed: Feed, averaged: bool, settings: Mapping[str, Any]) -> Program:
         key = (mode, batch, feed, averaged, *sorted(settings.items()))
         if key not in self._programs:
-            plan = make_plan(self.graph, mode, batch, feed, **settings)
+            plan = make_plan(self.graph, mode, batch, feed, filter_lanes=self.device.filter_lanes, **settings)
             self.reserve(plan.memory)
             self.device.reserve(plan.calls)
             _make_place(self._programs)
-            inputs = {"images": feed.images, "labels": feed.labels, **self._constants}
-            arenas = self.arenas
+            resident = self._resident(feed)
+            inputs = {"images": resident.images, "labels": resident.labels, **self._constants}
+            arenas = {name: arena.on(self.device) for name, arena in self.arenas.items()}
             if averaged:
-                arenas = arenas | {"PARAM": arenas["EMA"], "STATE": arenas["EMA.STATE"]}
-            self._programs[key] = Program(plan, self.device.ops, arenas, memory=self._block, inputs=inputs)
+                arenas |= {"PARAM": arenas["EMA"], "STATE": arenas["EMA.STATE"]}
+            device = self.device
+            self._programs[key] = Program(
+                plan, device.ops, arenas, device.empty, device.write, memory=self._block, inputs=inputs
+            )
         program = self._programs[key] = self._programs.pop(key)
         return program
+
+    def _resident(self, feed: Feed) -> Feed:
+        """The feed in the device's memory."""
+        if self.device.is_host or not isinstance(feed.images, np.ndarray):
+            return feed
+        if feed not in self._residents:
+            _make_place(self._residents)
+            self._residents[feed] = self._placed(feed)
+        return self._residents[feed]
+
+    def _placed(self, feed: Feed) -> Feed:
+        try:
+            return Feed(self.device.to_device(feed.images), self.device.to_device(feed.labels))
+        except MemoryError as error:
+            raise self._too_much(feed.images.nbytes, "a smaller data set") from error
+
+    def _too_much(self, size: int, cure: str) -> OutOfMemoryError:
+        return OutOfMemoryError(f"{size:,} bytes of {self.device.name} memory were asked for and refused; use {cure}")
 
     def reserve(self, memory: int) -> None:
         """Have a block of so many bytes; programs bound to a smaller one are made again when they are wanted."""
@@ -156,9 +187,7 @@ class Engine:
             self._block = allocate(0, np.uint8, self.device.empty)
             self._block = allocate(memory, np.uint8, self.device.empty)
         except MemoryError as error:
-            raise OutOfMemoryError(
-                f"{memory:,} bytes of {self.device.name} memory were asked for and refused; use a smaller batch size"
-            ) from error
+            raise self._too_much(memory, "a smaller batch size") from error
 
 
 def _make_place(kept: dict[Any, Any]) -> None:

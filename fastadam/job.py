@@ -91,9 +91,10 @@ class Job:
         config, batch = self.config, self.config.batch_size
         graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
         names = ("optimizer", "augment", "label_smoothing", "clip_norm", "ema")
+        lanes = self.device.filter_lanes
         settings = training_settings(**{name: getattr(config, name) for name in names}, decay=DECAY)
         plans = [
-            make_plan(graph, "train", size, self.feed, **plan_settings(settings, part))
+            make_plan(graph, "train", size, self.feed, filter_lanes=lanes, **plan_settings(settings, part))
             for part, size in _parts(len(self.train), batch, config.accumulate)
         ]
         if config.ema is not None and graph.state():
@@ -111,6 +112,7 @@ class Job:
             data_bytes=sum(array.nbytes for array in arrays),
             free_bytes=self.device.available_memory(),
             scratch=self.device.workspace,
+            on_host=self.device.is_host,
         )
 
     def fit(self, *, begin: bool = True) -> Fit:
@@ -123,7 +125,8 @@ class Job:
         memory.check()
         self.notes.append(
             f"{models.title(config.model)}: {memory.parameters:,} parameters, "
-            f"{human_bytes(memory.total_bytes)} of memory, {memory.step.flops / 1e9:,.1f} GFLOP a step"
+            f"{human_bytes(memory.total_bytes)} of memory, {memory.step.flops / 1e9:,.1f} GFLOP a step, "
+            f"on {self.device.description}"
         )
         model = models.build(config.model, len(self.data.classes), config.seed, self._shape, config.dropout or 0.0)
         model.classes = self.data.classes

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastadam import checkpoint
 from fastadam.arena import Arena
-from fastadam.device import CpuDevice, get_device
+from fastadam.device import Device, get_device
 from fastadam.draws import keys
 from fastadam.engine import Engine
 from fastadam.errors import OutOfMemoryError
@@ -41,7 +41,7 @@ class Model:
         self.mean, self.std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
         self.classes = tuple(classes or map(str, range(graph.classes)))
         self._engine: Engine | None = None
-        self._device: CpuDevice | None = None
+        self._device: Device | None = None
 
     def initialize(self, seed: int) -> None:
         """Draw fresh parameters; each number is a function of the seed, the parameter's place and its own.

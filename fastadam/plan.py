@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fastadam.arena import segment_table
 from fastadam.calls import Slot
 from fastadam.graph import Graph, Shape
+from fastadam.kernels import MOST_LANES
 from fastadam.memory import Lifetimes, lifetimes, place
 from fastadam.planner import DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups
 
@@ -41,6 +42,7 @@ class Plan:
     clip_norm      largest norm of the whole gradient, or None.
     part           None: a whole step. "first", "next", "last": one micro-batch of a step; gradients add
                    up in the arena SUM, and only the last has an update.
+    filter_lanes   the most lanes in which the gradient of a filter is kept; with 1, its op adds up itself.
     ema            whether the arena EMA follows the parameters after the update, by INPUT share.
 
     ``loss`` (2,) is the sum over the batch of loss * loss_scale, and the number right.
@@ -67,6 +69,7 @@ class Plan:
         decay: str = "weights",
         part: str | None = None,
         ema: bool = False,
+        filter_lanes: int = MOST_LANES,
     ) -> None:
         count = batch if image_count is None else image_count
         _check_settings(batch, mode, source, count, augment, smoothing)
@@ -76,7 +79,7 @@ class Plan:
         self.groups = decay_groups(graph, decay) if update else ()
         planner = Planner(
             graph, batch, training=mode != "infer", source=source, image_count=count,
-            augment=augment, smoothing=smoothing, eps=eps,
+            augment=augment, smoothing=smoothing, eps=eps, filter_lanes=filter_lanes,
         )  # fmt: skip
         output = planner.forward()
         if mode == "infer":

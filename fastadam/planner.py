@@ -58,9 +58,9 @@ def lane_count(samples: int, partial_bytes: int) -> int:
     return min(samples, max(few, min(MOST_LANES, (16 << 20) // partial_bytes)))
 
 
-def filter_lanes(samples: int, pixels: int, filter_bytes: int) -> int:
+def filter_lanes(samples: int, pixels: int, filter_bytes: int, most: int) -> int:
     """Lanes of the gradient of filters whose output has ``pixels`` pixels a sample."""
-    return min(lane_count(samples, filter_bytes), max(8, samples * pixels // LANE_PIXELS))
+    return min(most, lane_count(samples, filter_bytes), max(8, samples * pixels // LANE_PIXELS))
 
 
 class Planner:
@@ -71,10 +71,11 @@ class Planner:
 
     def __init__(
         self, graph: Graph, batch: int, *, training: bool, source: str, image_count: int,
-        augment: Augmentation | None, smoothing: float, eps: float,
+        augment: Augmentation | None, smoothing: float, eps: float, filter_lanes: int,
     ) -> None:  # fmt: skip
         self.graph, self.batch, self.training = graph, batch, training
         self.source, self.augment, self.smoothing, self.eps = source, augment, smoothing, eps
+        self._filter_lanes = filter_lanes
         self.calls: list[Call] = []
         self.raws: list[Raw] = []
         H, W, C = graph.input_shape
@@ -270,10 +271,11 @@ class Planner:
             w = self._param[f"{raw.node.name}.weight"]
             dw = part = self._grad(w.name)
             if raw.op == "conv2d":
-                lanes = filter_lanes(self.batch, math.prod(raw.slot.shape[1:3]), w.bytes)
-                part = self._slot(f"{w.name}.lanes", (lanes, *w.shape), "WORK")
+                lanes = filter_lanes(self.batch, math.prod(raw.slot.shape[1:3]), w.bytes, self._filter_lanes)
+                name, kind = (w.name, "GRAD") if lanes == 1 else (f"{w.name}.lanes", "WORK")
+                part = Slot(name, (lanes, *w.shape), kind)
             self._contribute(x, f"{raw.op}_backward", [*gradient, w], outs=[part], gact=gact, **raw.scalars)
-            if part is not dw:
+            if part.kind != "GRAD":
                 self._call("sum_lanes", [dw], [part])
 
     def _contribute(
@@ -334,7 +336,7 @@ class Planner:
             return sums
         if not sums.present:
             sums = self._lane_slot(dz, "sums", 2)
-            if call.op == "conv2d_backward":  # one loop over lanes writes dw and sums
+            if call.op == "conv2d_backward" and self._filter_lanes > 1:  # one loop over lanes writes dw and sums
                 sums = replace(sums, shape=(call.outs[2].shape[0], *sums.shape[1:]))
         outs, ins = (dz, sums, *call.outs[2:]), (*call.ins[:-2], of, centre)
         self.calls[at] = replace(call, outs=outs, ins=ins)

@@ -1,11 +1,12 @@
 """A plan bound to a device's ops and to memory: a list of (function, arguments)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fastadam.arena import Arena, Empty, allocate
+from fastadam.arena import ALIGN_BYTES, Arena, Empty, Placed, allocate
 from fastadam.calls import Call, Slot
 from fastadam.memory import place
 from fastadam.plan import Plan
@@ -22,6 +23,7 @@ class Program:
     ops      the kernels: a module with a function for each op.
     arenas   {"PARAM": Arena, "STATE": ..., and for training "GRAD", "M", "V" as the plan has them}.
     empty    ``empty(shape, dtype)``: where memory comes from, as ``numpy.empty``.
+    write    ``write(array, value)``: how the host fills such memory, as ``numpy.copyto``.
     memory   uint8 block for the planned slots, starting on a 64-byte boundary, or None to take one.
              Programs that never run at once may share one, the largest of ``plan.memory``.
     inputs   {name: array} for INPUT slots the caller holds (a resident data set), and the constants
@@ -29,9 +31,10 @@ class Program:
              no use for are left alone, so one dict may serve several programs.
     share    False gives every slot memory of its own; ``guard`` bytes are left untouched round each.
 
-    Attributes: ``inputs`` {name: array}, filled by the caller before ``run``; ``outputs`` {"loss": (2,),
-    "logits": (N, classes)}, to be read before another program runs on the same memory; ``calls``, a list of
-    (function, arguments) in step with ``plan.calls``; ``arrays`` {slot: array}; ``arenas``; ``memory``.
+    Attributes: ``inputs`` {name: array}, filled by the caller before ``run``, on the host unless given;
+    ``outputs`` {"loss": (2,), "logits": (N, classes)}, to be read before another program runs on the same memory;
+    ``calls``, a list of (function, arguments) in step with ``plan.calls``; ``arrays`` {slot: array}; ``arenas``;
+    ``memory``.
 
     Raises ``ValueError`` for an arena, an input or a block that is missing or does not fit.
     """
@@ -40,8 +43,9 @@ class Program:
         self,
         plan: Plan,
         ops: Any,
-        arenas: Mapping[str, Arena],
+        arenas: Mapping[str, Arena | Placed],
         empty: Empty = np.empty,
+        write: Callable[[Any, Any], None] = np.copyto,
         memory: Any = None,
         inputs: Mapping[str, Any] | None = None,
         *,
@@ -62,11 +66,16 @@ class Program:
 
         self.inputs: dict[str, Any] = {}
         self.arrays: dict[Slot, Any] = {}
+        self._write = write
+        own = [slot for slot in plan.slots if slot.kind == "INPUT" and slot.name not in given]
+        self._stage(own, empty)
         for slot in plan.slots:
             if slot.planned:
                 at = offsets[slot]
                 flat = self.memory[at : at + sizes[slot]].view(self._dtype(slot))
                 self.arrays[slot] = flat.reshape(slot.shape)
+            elif slot in self.arrays:  # an input of its own
+                continue
             elif slot.kind in ("INPUT", "CONST"):
                 self.arrays[slot] = self._bind_input(slot, given, empty)
             else:
@@ -85,11 +94,28 @@ class Program:
             yield from call.scalars.values()
 
         self.calls = [(getattr(ops, call.op), tuple(arguments(call))) for call in plan.calls]
+        self._steps = [step for function, arguments in self.calls for step in _bound(function, arguments)]
 
     def run(self) -> None:
         """One step, over the inputs as they are now."""
-        for function, arguments in self.calls:
-            function(*arguments)
+        if self._sent is not self._staged:
+            self._write(self._sent, self._staged)
+        for step in self._steps:
+            step()
+
+    def _stage(self, slots: Sequence[Slot], empty: Empty) -> None:
+        """Make the inputs that are not given: side by side, so that a device with memory of its own gets one copy."""
+        sizes = [-(-slot.size * self._dtype(slot).itemsize // ALIGN_BYTES) * ALIGN_BYTES for slot in slots]
+        self._sent = allocate(sum(sizes), np.uint8, empty)
+        self._staged = self._sent if isinstance(self._sent, np.ndarray) else allocate(sum(sizes), np.uint8)
+        self._staged[:] = 0
+        at = 0
+        for slot, size in zip(slots, sizes, strict=True):
+            end = at + slot.size * self._dtype(slot).itemsize
+            self.arrays[slot], self.inputs[slot.name] = (
+                block[at:end].view(self._dtype(slot)).reshape(slot.shape) for block in (self._sent, self._staged)
+            )
+            at += size
 
     def _dtype(self, slot: Slot) -> Any:
         return self._real if slot.dtype == "float32" else np.dtype(slot.dtype)
@@ -107,19 +133,27 @@ class Program:
             raise ValueError(f"{slot.name}: give its {slot.shape[0]} numbers as an input; images are normalised by it")
         else:
             array = allocate(slot.size, dtype, empty).reshape(slot.shape)
-            array[:] = {"ones": 1, "groups": self.plan.groups}.get(slot.name, 0)
+            self._write(array, {"ones": 1, "groups": self.plan.groups}[slot.name])
         if slot.kind == "INPUT":
             self.inputs[slot.name] = array
         return array
 
 
-def _bind_arena(slot: Slot, arenas: Mapping[str, Arena], dtype: Any) -> Any:
+def _bound(function: Any, arguments: tuple[Any, ...]) -> Iterable[Callable[[], None]]:
+    """What runs one call: an op that is a list of launches is bound to its arguments once."""
+    bind = getattr(function, "bind", None)
+    return bind(*arguments) if bind else [partial(function, *arguments)]
+
+
+def _bind_arena(slot: Slot, arenas: Mapping[str, Arena | Placed], dtype: Any) -> Any:
     """The flat array of the arena ``slot.name`` (FLAT), or its view in the arena ``slot.kind``."""
     name = slot.name if slot.kind == "FLAT" else slot.kind
     if name not in arenas:
         raise ValueError(f"this plan needs the arena {name}; given: {', '.join(arenas)}")
     arena = arenas[name]
     array = arena.flat if slot.kind == "FLAT" else arena.views.get(slot.name)
+    if array is not None and slot.shape == (1, *array.shape):  # a sum by lanes, of one lane
+        array = array.reshape(slot.shape)
     if array is None or array.shape != slot.shape or array.dtype != dtype:
         found = "nothing" if array is None else f"{array.shape} of {array.dtype}"
         raise ValueError(f"arena {name}: expected {slot.name} {slot.shape} of {dtype}, found {found}")

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastadam import reference
 from fastadam.case import Case
+from fastadam.device import Device
 
 Arrays = dict[str, np.ndarray]
 Change = Callable[[Arrays], None]
@@ -14,16 +15,36 @@ Change = Callable[[Arrays], None]
 GUARD = 67
 """Elements before and after an array: an odd number, so that no array starts at a line of the cache."""
 
+DEVICE_GUARD = 64
+"""The same in a device's memory, where arrays do start on a boundary of 16 bytes."""
+
 
 class Guarded:
-    """A copy of an array inside a larger one, with guards on both sides: NaN, or the largest integer."""
+    """A copy of an array inside a larger one, with guards on both sides: NaN, or the largest integer.
 
-    def __init__(self, array: np.ndarray):
+    With a device that has memory of its own, ``placed`` is the copy there, and ``fetch`` brings back what it became.
+    """
+
+    def __init__(self, array: np.ndarray, device: Device | None = None):
+        self._device = None if device is None or device.is_host else device
+        self._guard = GUARD if self._device is None else DEVICE_GUARD
         wall = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max
-        self._buffer = np.full(array.size + 2 * GUARD, wall, array.dtype)
-        self.array = self._buffer[GUARD : GUARD + array.size].reshape(array.shape)
+        self._buffer = np.full(array.size + 2 * self._guard, wall, array.dtype)
+        self.array = self._inside(self._buffer, array)
         self.array[...] = array
         self._before = self._buffer.tobytes()
+        self.placed: Any = self.array
+        if self._device is not None:
+            self._copy = self._device.to_device(self._buffer)
+            self.placed = self._inside(self._copy, array)
+
+    def _inside(self, buffer: Any, array: np.ndarray) -> Any:
+        return buffer[self._guard : self._guard + array.size].reshape(array.shape)
+
+    def fetch(self) -> None:
+        """Bring the device's copy back, guards and all."""
+        if self._device is not None:
+            self._device.read(self._copy, self._buffer)
 
     @property
     def unchanged(self) -> bool:
@@ -35,7 +56,8 @@ class Guarded:
         """Whether the guards were not written."""
         before = np.frombuffer(self._before, self._buffer.dtype)
         return all(
-            self._buffer[side].tobytes() == before[side].tobytes() for side in (slice(GUARD), slice(-GUARD, None))
+            self._buffer[side].tobytes() == before[side].tobytes()
+            for side in (slice(self._guard), slice(-self._guard, None))
         )
 
 
@@ -43,17 +65,19 @@ def _nothing(ins: Arrays) -> None:
     pass
 
 
-def call(case: Case, ops: Any, change: Change = _nothing) -> Arrays:
-    """The outs of a case by name, computed by ``ops``, a module with a function for each op.
+def call(case: Case, ops: Any, change: Change = _nothing, device: Device | None = None) -> Arrays:
+    """The outs of a case by name, computed by ``ops``, a module with a function for each op, on a device.
 
     ``change`` may change the inputs first. AssertionError if anything but the outs was written.
     """
     outs, ins = case.make()
     change(ins)
-    guarded_outs, guarded_ins = ({name: Guarded(a) for name, a in arrays.items()} for arrays in (outs, ins))
-    arrays = [guarded.array for guarded in (*guarded_outs.values(), *guarded_ins.values())]
-    if getattr(ops, case.op)(*arrays, *case.scalars.values()) is not None:
+    guarded_outs, guarded_ins = ({name: Guarded(a, device) for name, a in arrays.items()} for arrays in (outs, ins))
+    every = *guarded_outs.values(), *guarded_ins.values()
+    if getattr(ops, case.op)(*(guarded.placed for guarded in every), *case.scalars.values()) is not None:
         raise AssertionError(f"{case}: something was returned")
+    for guarded in every:
+        guarded.fetch()
     for name, guarded in guarded_outs.items():
         if not guarded.guards_hold:
             raise AssertionError(f"{case}: written outside {name}")

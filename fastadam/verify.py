@@ -3,7 +3,7 @@
 Four kinds of checks, each with its worst error as a multiple of what is tolerated:
 
 op          every op on every case of ``fastadam.cases``: against the float64 reference, the same bits for one
-            and two threads, nothing written outside its outs
+            and two threads, on a GPU twice and beside the CPU's; nothing written outside its outs
 gradient    the backward ops of that reference against finite differences of its forward ops
 optimizer   twenty steps against the papers' formulas in float64, and against PyTorch's where that is installed
 step        whole training steps of a small network with every layer, against ``fastadam.interpret`` in float64
@@ -19,7 +19,7 @@ import numpy as np
 
 from fastadam import gradcheck, trial
 from fastadam.cases import CASES
-from fastadam.device import COMPILING, CpuDevice, get_device
+from fastadam.device import COMPILING, Device, get_device
 from fastadam.errors import DeviceError
 from fastadam.graph import Graph, Node
 from fastadam.interpret import interpret
@@ -62,8 +62,8 @@ def verify(device: str = "auto", say: Callable[[str], None] = lambda text: None)
     """All checks, one after the other; ``say`` hears what begins. DeviceError for a device that is not there."""
     places = _places(device)
     with places[0].compile_clock(lambda: say(COMPILING)):
-        threads = " and ".join(str(place.threads) for place in places)
-        say(f"{len(OPS)} ops in {len(CASES)} cases, on {threads} threads ...")
+        where = " and ".join(dict.fromkeys(place.description for place in places))
+        say(f"{len(OPS)} ops in {len(CASES)} cases, on {where} ...")
         for op in OPS:
             yield check_op(op, places)
         say("gradients of the reference by finite differences ...")
@@ -77,12 +77,13 @@ def verify(device: str = "auto", say: Callable[[str], None] = lambda text: None)
             yield check_training(name, places)
 
 
-def _places(device: str) -> list[CpuDevice]:
-    """The device with one and with two threads; with one alone where numba was started with no more."""
-    two: list[CpuDevice] = []
+def _places(device: str) -> list[Device]:
+    """The CPU with one and with two threads; with one alone where numba was started with no more. A GPU twice."""
+    two: list[Device] = []
     with contextlib.suppress(DeviceError):
         two = [get_device(device, 2)]  # first: it decides how many threads numba can have
-    return [get_device(device, 1), *two]
+    one = get_device(device, 1)
+    return [one, *two] if one.is_host else [one, one]
 
 
 def _checked(kind: str, name: str, cases: int, errors: Iterator[float]) -> Check:
@@ -99,7 +100,7 @@ def _checked(kind: str, name: str, cases: int, errors: Iterator[float]) -> Check
 # Ops and gradients ----------------------------------------------------------------------------------------
 
 
-def check_op(op: str, places: list[CpuDevice]) -> Check:
+def check_op(op: str, places: list[Device]) -> Check:
     """An op on all of its cases."""
     cases = [case for case in CASES if case.op == op]
 
@@ -108,10 +109,14 @@ def check_op(op: str, places: list[CpuDevice]) -> Check:
             results = []
             for place in places:
                 with place.running():
-                    results.append(trial.call(case, place.ops))
+                    results.append(trial.call(case, place.ops, device=place))
             if len({tuple(out.tobytes() for out in outs.values()) for outs in results}) > 1:
-                raise AssertionError(f"{case}: other bits on other numbers of threads")
+                raise AssertionError(f"{case}: other bits on other numbers of threads, or in another run")
             yield trial.worst_error(case, results[0], trial.expect(case))
+            if not places[0].is_host:
+                twin = get_device("cpu")
+                with twin.running():
+                    yield trial.worst_error(case, results[0], trial.call(case, twin.ops)) / 2  # both may be off
 
     return _checked("op", op, len(cases), errors())
 
@@ -235,13 +240,13 @@ def small_network() -> Graph:
     return Graph([Node(op, name, inputs, attrs) for name, op, inputs, attrs in rows])
 
 
-def check_training(name: str, places: list[CpuDevice]) -> Check:
+def check_training(name: str, places: list[Device]) -> Check:
     """Steps of a ``Trainer`` on a small network: losses, parameters and running statistics after the last."""
 
     def errors() -> Iterator[float]:
         results = [_train(name, place) for place in places]
         if len({tuple(a.tobytes() for a in arrays.values()) for arrays, _ in results}) > 1:
-            raise AssertionError("other bits on other numbers of threads")
+            raise AssertionError("other bits on other numbers of threads, or in another run")
         arrays, losses = results[0]
         want, want_losses = _interpreted(name)
         yield trial.error_over(np.array(losses), np.array(want_losses), TRAINING_TOLERANCE, TRAINING_TOLERANCE)
@@ -251,7 +256,7 @@ def check_training(name: str, places: list[CpuDevice]) -> Check:
     return _checked("step", f"training by {name}", TRAINING_STEPS, errors())
 
 
-def _train(name: str, place: CpuDevice) -> tuple[Arrays, list[float]]:
+def _train(name: str, place: Device) -> tuple[Arrays, list[float]]:
     """{parameter or running statistic: array in kernel layout} after the steps, and their losses."""
     model = _model()
     trainer = Trainer(model, _optimizer(name), label_smoothing=0.1, seed=3, device=place.name, threads=place.threads)

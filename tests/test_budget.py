@@ -106,13 +106,14 @@ def test_what_no_machine_can_hold_is_planned_in_no_time_and_refused():
 
 
 def test_partial_sums_and_scratch_stay_in_proportion():
-    """However large a filter: its lanes take at most 1 GiB, or as much as itself."""
+    """However large a filter: its lanes take at most 1 GiB, or there are none beside the gradient itself."""
     plan, device = Plan(models.graph_of(DEEP), 128, update="adamw"), get_device("cpu")
-    weights = {param.name: 4 * param.size for param in plan.graph.params}
-    lanes = {slot.name: slot for slot in plan.slots if slot.name.endswith(".lanes")}
-    assert len(lanes) == 25
-    for name, slot in lanes.items():
-        assert slot.bytes <= max(1 << 30, weights[name.removesuffix(".lanes")])
+    lanes = [slot for slot in plan.slots if slot.name.endswith(".lanes")]
+    alone = [slot for slot in plan.slots if slot.kind == "GRAD" and len(slot.shape) == 5]
+    assert len(lanes) + len(alone) == 25
+    assert len(lanes) > 5
+    assert len(alone) > 5
+    assert all(slot.bytes <= 1 << 30 for slot in lanes)
     for call in plan.calls:
         if call.op.startswith("conv2d"):
             arrays = [slot.bytes for slot in call.outs + call.ins]

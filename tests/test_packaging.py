@@ -24,7 +24,7 @@ LEVELS = (
     ("budget", "plan", "planner", "values", "memory", "calls", "layout", "arena"),
     ("architectures",),
     ("graph",),
-    ("device",),
+    ("device", "cuda_device"),
     ("kernels",),
     ("errors", "draws", "versions", "units", "oracles"),
 )

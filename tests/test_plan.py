@@ -256,9 +256,10 @@ def test_lane_count():
     assert lane_count(2, 1 << 27) == 2
     assert lane_count(128, 4 * 9 * 2048 * 2048) == 7
     assert lane_count(128, 1 << 50) == 1
-    assert filter_lanes(128, 8 * 8, 4 * 9 * 64 * 64) == 16
-    assert filter_lanes(128, 1, 4 * 9) == 8
-    assert filter_lanes(3, 1, 4 * 9) == 3
+    assert filter_lanes(128, 8 * 8, 4 * 9 * 64 * 64, 64) == 16
+    assert filter_lanes(128, 1, 4 * 9, 64) == 8
+    assert filter_lanes(3, 1, 4 * 9, 64) == 3
+    assert filter_lanes(128, 1, 4 * 9, 1) == 1
 
 
 def test_lanes_do_not_change_with_anything_but_shape():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.bench.numbers import Limits
-from fastadam.device import cores, get_device, threading_layer
+from fastadam.device import cores, cpu_device, threading_layer
 from fastadam.doctor import describe_cpu
 from fastadam.versions import DECISIVE, installed
 
@@ -27,7 +27,7 @@ class Machine:
     """Measures with ``threads`` threads, all cores if None; made in a process of its own."""
 
     def __init__(self, threads: int | None):
-        self.device = get_device("cpu", threads)
+        self.device = cpu_device(threads)
 
     def measure(self) -> tuple[dict[str, Any], Limits]:
         """(the environment for JSON, the limits)."""

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from fastadam.data import channel_statistics, synthetic
-from fastadam.device import CpuDevice
+from fastadam.device import Device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import OutOfMemoryError
 from fastadam.graph import Graph
@@ -43,7 +43,7 @@ def training_plan(graph: Graph, batch: int) -> Plan:
     return make_plan(graph, "train", batch, feed, **plan_settings({**settings, "augment": None}, None))
 
 
-def check_memory(plan: Plan, device: CpuDevice) -> None:
+def check_memory(plan: Plan, device: Device) -> None:
     """OutOfMemoryError unless the plan fits into the memory that is free, with its batches."""
     data = BATCHES * plan.batch * 4 * math.prod(plan.graph.input_shape)
     needed = plan.memory + sum(plan.arena_bytes.values()) + device.workspace(plan.calls) + data

@@ -81,32 +81,43 @@ def cached_here() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-class _Clock(event.Listener):
+class _Clock:
+    """Seconds between the first start and the last end of events that may nest."""
+
     def __init__(self, started: Callable[[], None]):
         self.seconds, self._started, self._depth, self._begun = 0.0, started, 0, 0.0
 
-    def on_start(self, _: Any) -> None:
+    def start(self) -> None:
         if self._depth == 0:
             self._begun = time.perf_counter()
             if self.seconds == 0.0:
                 self._started()
         self._depth += 1
 
-    def on_end(self, _: Any) -> None:
+    def stop(self) -> None:
         self._depth -= 1
         if self._depth == 0:
             self.seconds += time.perf_counter() - self._begun
 
 
 @contextlib.contextmanager
-def compile_clock(started: Callable[[], None]) -> Iterator[_Clock]:
+def compile_clock(started: Callable[[], None], events: Any = event) -> Iterator[_Clock]:
     """Measures what numba compiles, in ``.seconds``; ``started`` is called when the first compilation begins.
 
-    A kernel loaded from the cache is not compiled and costs nothing here.
+    A kernel loaded from the cache is not compiled and costs nothing here. ``events``: the module that tells of them.
     """
     clock = _Clock(started)
-    event.register("numba:compile", clock)
+
+    class Listener(events.Listener):
+        def on_start(self, _: Any) -> None:
+            clock.start()
+
+        def on_end(self, _: Any) -> None:
+            clock.stop()
+
+    listener = Listener()
+    events.register("numba:compile", listener)
     try:
         yield clock
     finally:
-        event.unregister("numba:compile", clock)
+        events.unregister("numba:compile", listener)

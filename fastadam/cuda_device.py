@@ -1,0 +1,131 @@
+"""An NVIDIA GPU as a device: see ``device.Device``. Imported when a GPU is asked for, not before."""
+
+import contextlib
+import importlib.util
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastadam.device import start_numba, usable_threads
+from fastadam.errors import DeviceError
+
+_RUNNING = threading.RLock()
+
+
+class CudaDevice:
+    """Device memory, CUDA kernels, one stream. DeviceError, with the cure, if there is no such GPU to be used."""
+
+    is_host = False
+    filter_lanes = 1
+
+    def __init__(self, number: int, threads: int | None = None):
+        driver = _find_driver(threads)
+        from fastadam.kernels import cuda
+
+        self._driver, self._number = driver, number
+        self.ops: ModuleType = cuda
+        self.card = driver.open_card(number)
+        self.name, self.threads = f"cuda:{number}", usable_threads(threads)
+        capability = ".".join(map(str, self.card.capability))
+        self.description = f"{self.name}, {self.card.name}, compute capability {capability}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run kernels inside, on this GPU and alone."""
+        with _RUNNING, self._driver.select(self._number):
+            yield
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
+        """A new array, its content undefined, on a boundary of 256 bytes. MemoryError if the GPU has no room for it."""
+        with self.running():
+            return self._driver.empty(shape, dtype)
+
+    def to_device(self, array: np.ndarray) -> Any:
+        """A copy of a host array in the GPU's memory. MemoryError if it has no room for it."""
+        with self.running():
+            return self._driver.to_device(array)
+
+    def write(self, array: Any, value: Any) -> None:
+        """Fill an array of the GPU from the host."""
+        with self.running():
+            self._driver.write(array, value)
+
+    def read(self, array: Any, out: np.ndarray) -> None:
+        """Copy an array of the GPU into one of the host, once the launches before it are done."""
+        with self.running():
+            self._driver.read(array, out)
+
+    def workspace(self, calls: Iterable[Any]) -> int:
+        """Bytes of scratch memory that the most demanding of a plan's calls needs."""
+        from fastadam.kernels.cuda.launch import needed
+
+        sizes = (needed(getattr(self.ops, c.op).launches(*c.outs, *c.ins, *c.scalars.values())) for c in calls)
+        return 4 * max(sizes, default=0)
+
+    def reserve(self, calls: Iterable[Any]) -> None:
+        """Take the scratch memory of a plan's calls now, so that no step has to."""
+        from fastadam.kernels.cuda.launch import reserve
+
+        with self.running():
+            reserve(self.workspace(calls) // 4)
+
+    def compile_clock(self, started: Callable[[], None]) -> Any:
+        """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""
+        from fastadam.kernels.cuda.jit import compile_clock
+
+        return compile_clock(started)
+
+    def available_memory(self) -> float:
+        """Bytes of the GPU's memory that are free."""
+        with self.running():
+            return self._driver.free_memory()
+
+    def synchronize(self) -> None:
+        """Wait for everything launched."""
+        with self.running():
+            self._driver.synchronize()
+
+
+def _find_driver(threads: int | None = None) -> Any:
+    """``fastadam.kernels.cuda.driver``, if the CUDA package is installed."""
+    numba = start_numba(threads or 1)
+    if importlib.util.find_spec("numba_cuda") is None and not numba.config.ENABLE_CUDASIM:
+        raise DeviceError(
+            "the package numba-cuda is not installed; pip install 'fastadam[cuda13]' (or fastadam[cuda12], for "
+            "drivers before 580), or use --device cpu"
+        )
+    from fastadam.kernels.cuda import driver
+
+    return driver
+
+
+def describe_gpus() -> dict[str, Any]:
+    """What there is for ``--device cuda``, ready for JSON; ``problem`` says why there is nothing, and the cure.
+
+    {"package", "driver", "toolkit": versions or None, "problem": str or None,
+     "cards": [{"device", "name", "capability", "memory_bytes", "problem"}, ...]}
+    """
+    found: dict[str, Any] = {"package": None, "driver": None, "toolkit": None, "problem": None, "cards": []}
+    try:
+        driver = _find_driver()
+        found |= driver.versions()
+        for card in driver.cards():
+            try:
+                problem = driver.open_card(card.number) and None
+            except DeviceError as error:
+                problem = str(error)
+            found["cards"].append(
+                {
+                    "device": f"cuda:{card.number}",
+                    "name": card.name,
+                    "capability": "{}.{}".format(*card.capability),
+                    "memory_bytes": card.memory,
+                    "problem": problem,
+                }
+            )
+    except DeviceError as error:
+        found["problem"] = str(error)
+    return found

@@ -1,0 +1,1 @@
+"""CUDA kernels: twins of those of the CPU. `fastadam.kernels` states the contract they share."""

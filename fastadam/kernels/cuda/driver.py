@@ -1,0 +1,150 @@
+"""The GPUs of this machine and their memory: all that the host does with them beside launching kernels.
+
+Only this folder names the CUDA package. What is missing is found out step by step, so that each case has a line and
+a cure of its own.
+"""
+
+import contextlib
+import importlib.metadata
+from typing import NamedTuple
+
+import numpy as np
+from numba import config, cuda
+from numba.cuda.cudadrv import driver as _driver
+
+from fastadam.errors import DeviceError
+
+LEAST_CAPABILITY = 7, 5
+"""Compute capability: Turing, the oldest that current toolkits compile for."""
+
+OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY."""
+
+CPU = "or use --device cpu"
+
+
+class Card(NamedTuple):
+    """A GPU: its name, compute capability and memory in bytes."""
+
+    number: int
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+
+def versions():
+    """{"package", "driver", "toolkit"}: what the CUDA package is, what the driver can do, what compiles the kernels.
+
+    The driver's is None without one.
+    """
+    found = {"package": f"numba-cuda {importlib.metadata.version('numba-cuda')}", "driver": None, "toolkit": None}
+    with contextlib.suppress(Exception):
+        found["driver"] = "{}.{}".format(*cuda.driver.driver.get_version())
+    with contextlib.suppress(Exception):
+        found["toolkit"] = "{}.{}".format(*cuda.runtime.get_version())
+    return found
+
+
+def cards():
+    """Every GPU the driver shows. DeviceError, with the cure, if there is no driver, no GPU or no fitting toolkit."""
+    if config.ENABLE_CUDASIM:
+        return [Card(0, "Numba's CUDA simulator", (9, 0), 1 << 34)]
+    if not cuda.is_available():
+        raise DeviceError(_why_not())
+    return [_card(number) for number in range(len(cuda.gpus))]
+
+
+def _card(number):
+    device = cuda.gpus[number]
+    with device:
+        memory = cuda.current_context().get_memory_info().total
+    name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
+    return Card(number, name, tuple(device.compute_capability), int(memory))
+
+
+def _why_not():
+    """One line about what keeps CUDA from working here, and what to do."""
+    error = " ".join(str(_driver.driver.initialization_error or "").split())
+    if "driver library cannot be found" in error:
+        return (
+            "no NVIDIA driver was found: libcuda is missing; install the driver, so that `nvidia-smi` lists the card, "
+            + CPU
+        )
+    if "NO_DEVICE" in error or "no CUDA-capable device" in error:
+        return f"the NVIDIA driver works but finds no GPU ({error}); see that `nvidia-smi` lists the card, {CPU}"
+    if "INSUFFICIENT" in error or "driver version" in error:
+        return (
+            f"the NVIDIA driver is older than the CUDA toolkit of this environment ({error}); update the driver, or "
+            f"install the other toolkit: pip install 'fastadam[cuda12]'; {CPU}"
+        )
+    what = error or "the driver or the CUDA toolkit cannot be used"
+    return f"CUDA cannot be used: {what}; `fastadam doctor` shows what was found, pip install 'fastadam[cuda13]', {CPU}"
+
+
+def open_card(number):
+    """The card of a number, if kernels can be compiled for it and run on it; DeviceError if not."""
+    there = cards()
+    if number >= len(there):
+        names = ", ".join(f"cuda:{card.number} {card.name}" for card in there)
+        raise DeviceError(f"device 'cuda:{number}' was asked for, and there is no such GPU; there are {names}")
+    card = there[number]
+    if card.capability < LEAST_CAPABILITY:
+        raise DeviceError(
+            f"cuda:{number}, {card.name}, has compute capability {_dotted(card.capability)}; the kernels need "
+            f"{_dotted(LEAST_CAPABILITY)} or more; use another GPU {CPU}"
+        )
+    return card
+
+
+def _dotted(version):
+    return ".".join(map(str, version))
+
+
+def select(number):
+    """A context in which arrays are made on this card and kernels run on it."""
+    return cuda.gpus[number]
+
+
+def empty(shape, dtype):
+    """An uninitialised array; MemoryError if the card has no room for it."""
+    with _no_room():
+        return cuda.device_array(shape, dtype)
+
+
+def to_device(array):
+    """A copy of a host array; MemoryError if the card has no room for it."""
+    with _no_room():
+        return cuda.to_device(np.ascontiguousarray(array))
+
+
+@contextlib.contextmanager
+def _no_room():
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "code", None) == OUT_OF_MEMORY or "OUT_OF_MEMORY" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
+
+
+def write(array, value):
+    """Fill a device array from the host: with an array of its shape, or what becomes one by broadcasting."""
+    host = np.broadcast_to(np.asarray(value, array.dtype), array.shape)
+    if array.size:
+        array.copy_to_device(np.ascontiguousarray(host))
+
+
+def read(array, out):
+    """Copy a device array into a host array, once the launches before it are done."""
+    if array.size:
+        array.copy_to_host(out)
+
+
+def free_memory():
+    """Bytes free on the selected card."""
+    return 1 << 34 if config.ENABLE_CUDASIM else int(cuda.current_context().get_memory_info().free)
+
+
+def synchronize():
+    """Wait for everything launched."""
+    cuda.synchronize()

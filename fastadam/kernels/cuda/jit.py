@@ -1,0 +1,48 @@
+"""How every CUDA kernel is compiled: one place for the flags, and for what Numba's simulator does not know.
+
+``SIMULATED`` is true under ``NUMBA_ENABLE_CUDASIM=1``: kernels then run as Python, thread by thread. The
+simulator has no intrinsics, no warp shuffles and no alignment of shared arrays; ``ptx.py`` has a plain twin of
+each, and this module leaves the options out.
+"""
+
+from numba import config, cuda
+
+from fastadam.kernels import cache
+from fastadam.kernels.cache import cached_here
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+
+
+def device(function):
+    """A function that kernels call. LLVM inlines it: ten times faster to compile than numba's own inlining."""
+    return cuda.jit(device=True)(function) if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
+
+
+def kernel(threads, blocks=None):
+    """A kernel for blocks of ``threads`` threads; ``blocks`` of them shall fit a multiprocessor.
+
+    The bound on registers follows from both. The compiled code is kept (see ``fastadam.kernels.cache``), which
+    numba can do for functions of a module and for those that close over numbers alone: a kernel that closes over
+    a device function would be compiled anew each time.
+    """
+
+    def compiled(function):
+        if SIMULATED:
+            made = cuda.jit(function)
+        else:
+            bounds = (threads,) if blocks is None else (threads, blocks)
+            with cached_here():
+                made = cuda.jit(cache=True, launch_bounds=bounds)(function)
+        made.threads = threads
+        return made
+
+    return compiled
+
+
+def compile_clock(started):
+    """As ``cache.compile_clock``, for CUDA kernels."""
+    if SIMULATED:
+        return cache.compile_clock(started)
+    from numba.cuda.core import event
+
+    return cache.compile_clock(started, event)
