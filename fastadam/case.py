@@ -63,7 +63,7 @@ class Array:
 
     shape: Shape
     fill: Fill = junk
-    terms: int = 1
+    terms: float = 1
 
 
 @dataclass(frozen=True)

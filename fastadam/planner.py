@@ -402,7 +402,7 @@ class Planner:
         groups = decay_groups(self.graph, decay)
         h, gradient = Slot("h", (GROUPS, len(rules.Hyper._fields)), "INPUT"), self._flat("GRAD")
         if clip_norm is not None:
-            squares = self._slot("gradient.squares", (MOST_LANES,), "STAT", "float64")
+            squares = self._slot("gradient.squares", (MOST_LANES, 2), "STAT")
             self._call("norm_lanes", [squares], [gradient])
             self._call("clip_factor", [h], [squares], max_norm=float(clip_norm))
         runs = Slot("groups", (len(groups), 3), "CONST", "int64")

@@ -1,1 +1,33 @@
-"""CUDA kernels: twins of those of the CPU. `fastadam.kernels` states the contract they share."""
+"""CUDA kernels: twins of those of the CPU. ``fastadam.kernels`` states the contract they share.
+
+An op is a list of launches (``launch.py``); matrix products are built from tiles in registers (``tiles.py``), what is
+bound by memory from 16-byte accesses (``ptx.py``).
+"""
+
+from fastadam.kernels import OPS
+from fastadam.kernels.cuda.batch import batch_load, batch_prepare
+from fastadam.kernels.cuda.conv import conv2d_backward, conv2d_forward
+from fastadam.kernels.cuda.dropout import dropout_backward, dropout_forward
+from fastadam.kernels.cuda.linear import linear_backward, linear_forward
+from fastadam.kernels.cuda.loss import softmax_loss
+from fastadam.kernels.cuda.norm import (
+    bn_backward_finalize,
+    bn_finalize,
+    bn_inference,
+    lane_moments,
+    lane_sums,
+    sum_lanes,
+)
+from fastadam.kernels.cuda.optim import (
+    accumulate,
+    adam_update,
+    adamw_update,
+    clip_factor,
+    ema_update,
+    norm_lanes,
+    sgd_update,
+)
+from fastadam.kernels.cuda.pointwise import add_forward, affine_forward, fill, join_backward
+from fastadam.kernels.cuda.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
+
+__all__ = list(OPS)

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
+from fastadam.kernels.cuda.jit import SIMULATED
+
 ALIGN = 64
 """Floats: parts of the scratch memory start on lines of 256 bytes."""
 
@@ -102,7 +104,7 @@ _blocks: dict[int, Any] = {}
 
 def reserve(floats: int) -> Any:
     """The block, at least so many floats: asked for before anything is bound, it is taken once."""
-    number = cuda.get_current_device().id
+    number = 0 if SIMULATED else cuda.get_current_device().id
     if number not in _blocks or _blocks[number].size < floats:
         _blocks[number] = cuda.device_array(max(floats, ALIGN), np.float32)
     return _blocks[number]

@@ -1,0 +1,60 @@
+"""Which algorithm and which tiles compute a convolution: by its shape alone, so that bits do not vary.
+
+| kernel | stride | channels in and out         | output                      | algorithm |
+|--------|--------|-----------------------------|-----------------------------|-----------|
+| 3 x 3  | 1      | multiples of 4, 16 at least | tiles of 4 x 4 mostly full  | winograd  |
+| other  |        |                             |                             | implicit  |
+
+Winograd multiplies 36 times a tile where a direct product multiplies 9 times a pixel, a quarter for a full tile; its
+transforms cost about as much again, in memory traffic, however many channels share it.
+"""
+
+from fastadam.kernels.cuda.launch import blocks_of
+
+LEAST_CHANNELS = 16
+
+TRANSFORMS = 2
+"""Cost of a tile with its transforms, in units of its 36 multiplications a pair of channels."""
+
+TILES = {(128, 64): 0.76, (64, 64): 0.73}
+"""Pixels and channels of a block, and what part of a multiprocessor's instructions multiply."""
+
+SMS = 132
+"""Multiprocessors that the work is cut for, on any device."""
+
+BLOCKS = 6
+"""Blocks of 64 threads, of 168 registers each, that a multiprocessor holds at once."""
+
+LEAST_STEPS = 16
+"""Tiles that a block adds up at the least: fewer cost less than to write its sums and add them to others."""
+
+
+def bounds(BM, BN):
+    """Threads of a block for a tile, and blocks of a multiprocessor."""
+    threads = BM * BN // 64
+    return threads, BLOCKS * 64 // threads
+
+
+def uses_winograd(kernel, stride, out, c, oc):
+    """Whether a convolution of ``c`` to ``oc`` channels with an output of ``out`` pixels is done by Winograd's."""
+    if tuple(kernel) != (3, 3) or stride != 1 or c % 4 or oc % 4 or min(c, oc) < LEAST_CHANNELS:
+        return False
+    return 36 * TRANSFORMS * blocks_of(out[0], 4) * blocks_of(out[1], 4) < 9 * out[0] * out[1]
+
+
+def tile(lanes, rows, channels):
+    """The tile for lanes of so many rows: the least time of the multiprocessor that has the most blocks."""
+
+    def time(size):
+        blocks = lanes * blocks_of(rows, size[0]) * blocks_of(channels, size[1])
+        return blocks_of(blocks, SMS) * size[0] * size[1] / TILES[size]
+
+    return min(TILES, key=time)
+
+
+def shares(blocks, steps):
+    """Into how many shares a sum of ``steps`` tiles is split where ``blocks`` blocks would do one each.
+
+    As many as multiprocessors hold at once: then none waits for a last one.
+    """
+    return max(1, min(SMS * BLOCKS // blocks, steps // LEAST_STEPS))

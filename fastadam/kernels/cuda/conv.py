@@ -1,0 +1,46 @@
+"""Convolution: the two ops, each by the algorithm that ``choose`` names for its shape."""
+
+from fastadam.kernels.cuda import implicit, winograd
+from fastadam.kernels.cuda.choose import uses_winograd
+from fastadam.kernels.cuda.launch import op
+
+
+def _by_winograd(w, y, stride):
+    return uses_winograd(w.shape[:2], stride, y.shape[1:3], w.shape[2], w.shape[3])
+
+
+@op
+def conv2d_forward(y, moments, x, scale, shift, w, act, stride, pad):
+    """y[n, oh, ow] = sum over kh, kw, c of P(x)[n, oh*stride+kh-pad, ow*stride+kw-pad, c] * w[kh, kw, c].
+
+    y (N, OH, OW, OC)     out, without the bias: that is a pending affine of y
+    moments (L, 3, OC)    out, optional: lane moments of y
+    x (N, H, W, C)        in, raw; scale, shift (C,) its pending affine (act 1); act 2 is a pending ReLU
+    w (KH, KW, C, OC)     in
+    Padding is zero after the activation. A block owns a tile of y and its moments.
+    """
+    if _by_winograd(w, y, stride):
+        yield from winograd.forward(y, moments, x, scale, shift, w, act, pad)
+    else:
+        yield from implicit.forward(y, moments, x, scale, shift, w, act, stride, pad)
+
+
+@op
+def conv2d_backward(
+    dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad
+):  # fmt: skip
+    """Gradients of ``conv2d_forward``, d being the pending gradient of y.
+
+    dx (N, H, W, C)          out, optional: [base +] mask(P(x)) * gradient, see ``fastadam.kernels``
+    sums (L, 2, C)           out, optional: lane sums of dx and of dx * (of - centre)
+    dw (L, KH, KW, C, OC)    out: gradient of w by lanes of samples; their sum is the gradient
+    dz, raw (N, OH, OW, OC), gscale, ga, gb (OC,)   in: d = dz, or gscale * dz + ga + gb * raw with gact
+    w (KH, KW, C, OC), x, scale, shift              in, as in forward
+    base, of like dx, centre (C,)                   in, optional
+    A block owns a tile of dx and its sums, or a tile of dw.
+    """
+    arrays = dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
+    if _by_winograd(w, dz, stride):
+        yield from winograd.backward(*arrays, act, gact, pad)
+    else:
+        yield from implicit.backward(*arrays, act, gact, stride, pad)

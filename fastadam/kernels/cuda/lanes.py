@@ -1,0 +1,92 @@
+"""Tiles of lanes: how sums by lane of samples are gathered by blocks of threads.
+
+A lane's rows (pixels) are cut into tiles of a fixed number of rows, the last one shorter; a block has one tile, and
+so no tile spans two lanes. Each tile leaves its sums, and where a lane has several a second launch adds them in their
+order: no atomics, the same bits in every run.
+"""
+
+from numba import cuda, float32, uint32
+
+from fastadam.kernels.cuda.jit import device, kernel
+from fastadam.kernels.cuda.launch import Launch, blocks_of
+from fastadam.kernels.cuda.ptx import ZERO
+
+THREADS = 128
+
+
+@device
+def lane_start(lane, lanes, samples, pixels):
+    """First row of a lane; ``lane`` up to ``lanes``."""
+    return uint32(uint32(uint32(lane * samples) // lanes) * pixels)
+
+
+@device
+def tile_place(block, tiles, lanes, samples, pixels, rows):
+    """First row of a block's tile and how many it has: ``rows``, fewer or none; blocks are in the order of tiles."""
+    lane = uint32(block // tiles)
+    at = uint32(lane_start(lane, lanes, samples, pixels) + uint32(block % tiles) * rows)
+    end = lane_start(uint32(lane + uint32(1)), lanes, samples, pixels)
+    left = uint32(end - at) if at < end else uint32(0)
+    return at, (rows if left > rows else left)
+
+
+def tiles_of(lanes, samples, pixels, rows):
+    """Tiles of ``rows`` rows that the largest lane has."""
+    return -(-(-(-samples // lanes) * pixels) // rows)
+
+
+@kernel(THREADS)
+def add_tiles(out, part, tiles, size, count):
+    """out[l, i] = part[l, 0, i] + part[l, 1, i] + ...; ``size`` numbers a tile, ``count`` in all of out."""
+    i = uint32(cuda.grid(1))
+    if i < count:
+        at = uint32(uint32(i // size) * uint32(tiles * size) + i % size)
+        total = ZERO
+        for _ in range(tiles):
+            total += part[at]
+            at = uint32(at + size)
+        out[i] = total
+
+
+@kernel(THREADS)
+def join_moments(out, part, lanes, tiles, samples, pixels, rows, channels):
+    """(L, T, 3, C) of tiles to (L, 3, C) of lanes, about the pivot of the first tile.
+
+    A tile has moments about a pivot p of its own: with d = p - k, its sum about k is s + n d and its sum of squares
+    q + (2 s + n d) d. All d are small where p and k are rows of one channel.
+    """
+    i = uint32(cuda.grid(1))
+    lane, c = uint32(i // channels), uint32(i % channels)
+    if lane < lanes:
+        left = uint32(
+            lane_start(uint32(lane + uint32(1)), lanes, samples, pixels) - lane_start(lane, lanes, samples, pixels)
+        )
+        at = uint32(uint32(lane * tiles * uint32(3)) * channels + c)
+        pivot = part[at]
+        first = second = ZERO
+        for _ in range(tiles):
+            n = rows if left > rows else left
+            if n > uint32(0):
+                s = part[uint32(at + channels)]
+                d = part[at] - pivot
+                nd = float32(n) * d
+                first += s + nd
+                second += part[uint32(at + uint32(2) * channels)] + (s + s + nd) * d
+            left = uint32(left - n)
+            at = uint32(at + uint32(3) * channels)
+        to = uint32(uint32(lane * uint32(3)) * channels + c)
+        out[to] = pivot
+        out[uint32(to + channels)] = first
+        out[uint32(to + uint32(2) * channels)] = second
+
+
+def add_launch(out, part, lanes, tiles, size):
+    """The launch that adds tiles up."""
+    count = lanes * size
+    return Launch(add_tiles, blocks_of(count, THREADS), (out, part, tiles, size, count))
+
+
+def join_launch(moments, part, lanes, tiles, samples, pixels, rows, channels):
+    """The launch that joins tiles' moments."""
+    grid = blocks_of(lanes * channels, THREADS)
+    return Launch(join_moments, grid, (moments, part, lanes, tiles, samples, pixels, rows, channels))

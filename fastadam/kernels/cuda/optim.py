@@ -1,0 +1,295 @@
+"""The optimiser's kernels: one pass over flat arrays, elements independent of each other."""
+
+import math
+
+import numpy as np
+from numba import cuda, float32, uint32
+
+from fastadam.kernels import rules
+from fastadam.kernels.cuda import exact
+from fastadam.kernels.cuda.jit import device, kernel
+from fastadam.kernels.cuda.launch import Launch, blocks_of, op
+from fastadam.kernels.cuda.ptx import ZERO, load4, store4
+from fastadam.kernels.rules import GRAD_SCALE, Hyper
+
+# Wrapped at module level: a rule closed over in a factory would never hit the compile cache.
+_adam = device(rules.adam)
+_adamw = device(rules.adamw)
+_sgd = device(rules.sgd)
+
+THREADS = 256
+FIELDS = len(Hyper._fields)
+ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
+FLOAT1, NORM_EPS = np.float32(1), np.float32(1e-6)
+BOTH = 2 * THREADS
+
+
+@device
+def _hyper(h, group):
+    """Row ``group`` of h."""
+    i = uint32(group * uint32(FIELDS))
+    return Hyper(
+        h[i], h[uint32(i + ONE)], h[uint32(i + TWO)], h[uint32(i + THREE)], h[uint32(i + FOUR)],
+        h[uint32(i + uint32(5))], h[uint32(i + uint32(6))], h[uint32(i + uint32(7))], h[uint32(i + uint32(8))],
+        h[uint32(i + uint32(9))], h[uint32(i + uint32(10))], h[uint32(i + uint32(11))], h[uint32(i + uint32(12))],
+    )  # fmt: skip
+
+
+@device
+def _run_of(i, groups, runs):
+    """(group of element i, end of its run): the runs tile the arrays in order."""
+    low, high = uint32(0), runs
+    while uint32(high - low) > ONE:
+        middle = uint32(uint32(low + high) >> ONE)
+        if uint32(groups[uint32(THREE * middle)]) <= i:
+            low = middle
+        else:
+            high = middle
+    at = uint32(THREE * low)
+    return uint32(groups[uint32(at + TWO)]), uint32(groups[uint32(at + ONE)])
+
+
+@device
+def _adam_one(p, m, v, g, h, groups, runs, i):
+    group, _ = _run_of(i, groups, runs)
+    p[i], m[i], v[i] = _adam(p[i], m[i], v[i], g[i], _hyper(h, group))
+
+
+@kernel(THREADS)
+def _adam_kernel(p, m, v, g, h, groups, runs, n):
+    i = uint32(uint32(cuda.grid(1)) * FOUR)
+    if i >= n:
+        return
+    group, end = _run_of(i, groups, runs)
+    if uint32(i + FOUR) <= end:
+        hyper = _hyper(h, group)
+        p4, m4, v4, g4 = load4(p, i), load4(m, i), load4(v, i), load4(g, i)
+        p0, m0, v0 = _adam(p4[0], m4[0], v4[0], g4[0], hyper)
+        p1, m1, v1 = _adam(p4[1], m4[1], v4[1], g4[1], hyper)
+        p2, m2, v2 = _adam(p4[2], m4[2], v4[2], g4[2], hyper)
+        p3, m3, v3 = _adam(p4[3], m4[3], v4[3], g4[3], hyper)
+        store4(p, i, (p0, p1, p2, p3))
+        store4(m, i, (m0, m1, m2, m3))
+        store4(v, i, (v0, v1, v2, v3))
+    else:
+        end = min(n, uint32(i + FOUR))
+        while i < end:
+            _adam_one(p, m, v, g, h, groups, runs, i)
+            i = uint32(i + ONE)
+
+
+@op
+def adam_update(p, m, v, g, h, groups):
+    """One step of Adam (``rules.adam``).
+
+    p, m, v (n,)         in and out: parameters, first and second moments
+    g (n,)               in: gradients
+    h (G, fields)        in: the numbers of ``rules.Hyper``, float32, a row a group
+    groups (K, 3) int64  in: rows (start, end, group), in order: elements start to end - 1 use row ``group`` of h
+    """
+    yield Launch(_adam_kernel, blocks_of(p.size, 4 * THREADS), (p, m, v, g, h, groups, groups.shape[0], p.size))
+
+
+@device
+def _adamw_one(p, m, v, g, h, groups, runs, i):
+    group, _ = _run_of(i, groups, runs)
+    p[i], m[i], v[i] = _adamw(p[i], m[i], v[i], g[i], _hyper(h, group))
+
+
+@kernel(THREADS)
+def _adamw_kernel(p, m, v, g, h, groups, runs, n):
+    i = uint32(uint32(cuda.grid(1)) * FOUR)
+    if i >= n:
+        return
+    group, end = _run_of(i, groups, runs)
+    if uint32(i + FOUR) <= end:
+        hyper = _hyper(h, group)
+        p4, m4, v4, g4 = load4(p, i), load4(m, i), load4(v, i), load4(g, i)
+        p0, m0, v0 = _adamw(p4[0], m4[0], v4[0], g4[0], hyper)
+        p1, m1, v1 = _adamw(p4[1], m4[1], v4[1], g4[1], hyper)
+        p2, m2, v2 = _adamw(p4[2], m4[2], v4[2], g4[2], hyper)
+        p3, m3, v3 = _adamw(p4[3], m4[3], v4[3], g4[3], hyper)
+        store4(p, i, (p0, p1, p2, p3))
+        store4(m, i, (m0, m1, m2, m3))
+        store4(v, i, (v0, v1, v2, v3))
+    else:
+        end = min(n, uint32(i + FOUR))
+        while i < end:
+            _adamw_one(p, m, v, g, h, groups, runs, i)
+            i = uint32(i + ONE)
+
+
+@op
+def adamw_update(p, m, v, g, h, groups):
+    """One step of AdamW (``rules.adamw``); arguments as ``adam_update``."""
+    yield Launch(_adamw_kernel, blocks_of(p.size, 4 * THREADS), (p, m, v, g, h, groups, groups.shape[0], p.size))
+
+
+@device
+def _sgd_one(p, m, g, h, groups, runs, i):
+    group, _ = _run_of(i, groups, runs)
+    p[i], m[i] = _sgd(p[i], m[i], g[i], _hyper(h, group))
+
+
+@kernel(THREADS)
+def _sgd_kernel(p, m, g, h, groups, runs, n):
+    i = uint32(uint32(cuda.grid(1)) * FOUR)
+    if i >= n:
+        return
+    group, end = _run_of(i, groups, runs)
+    if uint32(i + FOUR) <= end:
+        hyper = _hyper(h, group)
+        p4, m4, g4 = load4(p, i), load4(m, i), load4(g, i)
+        p0, m0 = _sgd(p4[0], m4[0], g4[0], hyper)
+        p1, m1 = _sgd(p4[1], m4[1], g4[1], hyper)
+        p2, m2 = _sgd(p4[2], m4[2], g4[2], hyper)
+        p3, m3 = _sgd(p4[3], m4[3], g4[3], hyper)
+        store4(p, i, (p0, p1, p2, p3))
+        store4(m, i, (m0, m1, m2, m3))
+    else:
+        end = min(n, uint32(i + FOUR))
+        while i < end:
+            _sgd_one(p, m, g, h, groups, runs, i)
+            i = uint32(i + ONE)
+
+
+@op
+def sgd_update(p, m, g, h, groups):
+    """One step of SGD with momentum (``rules.sgd``).
+
+    p, m (n,)           in and out: parameters, momentum buffer
+    g (n,), h, groups   in, as ``adam_update``
+    """
+    yield Launch(_sgd_kernel, blocks_of(p.size, 4 * THREADS), (p, m, g, h, groups, groups.shape[0], p.size))
+
+
+@kernel(THREADS)
+def _ema(ema, p, share, n):
+    i, rate = uint32(uint32(cuda.grid(1)) * FOUR), share[0]
+    if uint32(i + FOUR) <= n:
+        e, v = load4(ema, i), load4(p, i)
+        store4(
+            ema, i,
+            (e[0] + rate * (v[0] - e[0]), e[1] + rate * (v[1] - e[1]),
+             e[2] + rate * (v[2] - e[2]), e[3] + rate * (v[3] - e[3])),
+        )  # fmt: skip
+    else:
+        while i < n:
+            ema[i] += rate * (p[i] - ema[i])
+            i = uint32(i + ONE)
+
+
+@op
+def ema_update(ema, p, share):
+    """Exponential moving average of the parameters (Polyak & Juditsky 1992; here with a fixed share).
+
+    ema (n,)     in and out: share * p + (1 - share) * ema, in the form that leaves ema alone where it equals p
+    p (n,)       in
+    share (1,)   in: 1 - decay
+    """
+    yield Launch(_ema, blocks_of(p.size, 4 * THREADS), (ema, p, share, p.size))
+
+
+@kernel(THREADS)
+def _accumulate(y, x, n):
+    i = uint32(uint32(cuda.grid(1)) * FOUR)
+    if uint32(i + FOUR) <= n:
+        a, b = load4(y, i), load4(x, i)
+        store4(y, i, (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
+    else:
+        while i < n:
+            y[i] += x[i]
+            i = uint32(i + ONE)
+
+
+@op
+def accumulate(y, x):
+    """y (n,), in and out: y + x.    x (n,)   in"""
+    yield Launch(_accumulate, blocks_of(y.size, 4 * THREADS), (y, x, y.size))
+
+
+# Clipping by the norm of all gradients ------------------------------------------------------------------------
+
+
+@device
+def _fold(shared, high, low):
+    """The sum over a block of pairs, in thread 0: by halves, so in a fixed order."""
+    t = uint32(cuda.threadIdx.x)
+    shared[t], shared[uint32(t + uint32(THREADS))] = high, low
+    cuda.syncthreads()
+    half = uint32(THREADS // 2)
+    while half > uint32(0):
+        if t < half:
+            high, low = exact.add(high, low, shared[uint32(t + half)])
+            low += shared[uint32(t + half + uint32(THREADS))]
+            shared[t], shared[uint32(t + uint32(THREADS))] = high, low
+        half = uint32(half >> ONE)
+        cuda.syncthreads()
+    return high, low
+
+
+@device
+def _settled(high, low):
+    """The pair with all that fits in ``high``; where that is not finite the rest says nothing."""
+    total = high + low
+    rest = low - (total - high)
+    return total, (rest if rest == rest else ZERO)
+
+
+@kernel(THREADS)
+def _norm_lanes(part, g, lanes, n):
+    """A block has a lane; 64-bit shares, as a large arena times the number of lanes goes beyond 32."""
+    shared = cuda.shared.array(BOTH, float32)
+    lane = uint32(cuda.blockIdx.x)
+    first, end = uint32(lane * n // lanes), uint32((lane + 1) * n // lanes)
+    high = low = ZERO
+    i = uint32(first + uint32(cuda.threadIdx.x))
+    while i < end:
+        high, low = exact.add_product(high, low, g[i], g[i])
+        i = uint32(i + uint32(THREADS))
+    high, low = _fold(shared, high, low)
+    if uint32(cuda.threadIdx.x) == uint32(0):
+        high, low = _settled(high, low)
+        part[uint32(lane + lane)], part[uint32(lane + lane + ONE)] = high, low
+
+
+@op
+def norm_lanes(part, g):
+    """Sums of squares of a flat array by lanes, each as two numbers that add up to it.
+
+    part (L, 2)         out: lane l has the sum of g*g over its contiguous share, rounded, and what rounding took
+    g (n,)              in
+    """
+    lanes, _ = part.shape
+    yield Launch(_norm_lanes, lanes, (part, g, lanes, g.size))
+
+
+@kernel(THREADS)
+def _clip_factor(h, part, max_norm, lanes, groups):
+    shared = cuda.shared.array(BOTH, float32)
+    t = uint32(cuda.threadIdx.x)
+    high = low = ZERO
+    i = t
+    while i < lanes:
+        high, low = exact.add(high, low, part[uint32(i + i)])
+        low += part[uint32(i + i + ONE)]
+        i = uint32(i + uint32(THREADS))
+    high, low = _fold(shared, high, low)
+    if t == uint32(0):
+        high, low = _settled(high, low)
+        factor = max_norm / (math.sqrt(high) + NORM_EPS)
+        if factor >= FLOAT1:
+            factor = FLOAT1
+        for group in range(groups):
+            h[uint32(uint32(group) * uint32(FIELDS) + uint32(GRAD_SCALE))] = factor
+
+
+@op
+def clip_factor(h, part, max_norm):
+    """Clipping by global norm: Pascanu et al. 2013, section 3.2, with PyTorch's 1e-6 in the denominator.
+
+    h (G, fields)       in and out: grad_scale of every row becomes min(1, max_norm / (norm + 1e-6)); a norm that
+                        is not finite gives a factor that is not finite or zero, and the loss shows it
+    part (L, 2)         in: sums of squares by ``norm_lanes``
+    """
+    yield Launch(_clip_factor, 1, (h, part, float(max_norm), part.shape[0], h.shape[0]))

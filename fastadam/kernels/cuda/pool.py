@@ -1,0 +1,228 @@
+"""Pooling: 2x2 max-pool with stride 2, and the mean over all pixels, of a pending activation.
+
+Max-pool keeps no indices: backward computes the window's four values again and finds the same winner. The
+first of equals in row-major order wins; a NaN wins over everything, so that it is seen (as in PyTorch).
+"""
+
+from numba import cuda, float32, uint32
+
+from fastadam.kernels.cuda.jit import device, kernel
+from fastadam.kernels.cuda.launch import Launch, blocks_of, op
+from fastadam.kernels.cuda.ptx import ZERO, ZERO4
+from fastadam.kernels.cuda.rows import (
+    SUMS,
+    THREADS,
+    Tiling,
+    add_products,
+    finish_row4,
+    give4,
+    pending4,
+    pixels_of,
+    plus4,
+    put_sums,
+    row_place,
+    take4,
+    times4,
+)
+
+ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
+
+
+@device
+def _larger(later, best):
+    return later if later > best or later != later else best
+
+
+@device
+def _larger4(v, b):
+    return _larger(v[0], b[0]), _larger(v[1], b[1]), _larger(v[2], b[2]), _larger(v[3], b[3])
+
+
+@kernel(THREADS)
+def _max(y, x, scale, shift, act, windows, H, W, C):
+    i = uint32(cuda.grid(1))
+    quads, OH, OW = uint32((C + THREE) >> TWO), uint32(H >> ONE), uint32(W >> ONE)
+    window, c = uint32(i // quads), uint32(uint32(i % quads) * FOUR)
+    if window < windows:
+        row = uint32(window // OW)
+        h = uint32(uint32(row // OH) * H + uint32(row % OH) * TWO)
+        at = uint32(uint32(h * W + uint32(window % OW) * TWO) * C + c)
+        below = uint32(at + W * C)
+        v = pending4(x, at, c, C, scale, shift, act)
+        v = _larger4(pending4(x, uint32(at + C), c, C, scale, shift, act), v)
+        v = _larger4(pending4(x, below, c, C, scale, shift, act), v)
+        v = _larger4(pending4(x, uint32(below + C), c, C, scale, shift, act), v)
+        give4(y, uint32(window * C + c), c, C, v)
+
+
+@op
+def maxpool_forward(y, x, scale, shift, act):
+    """y[n, h, w] = maximum of P(x)[n, 2h : 2h + 2, 2w : 2w + 2]; an odd last row or column is dropped.
+
+    y (N, H // 2, W // 2, C)   out
+    x (N, H, W, C)             in, raw; scale, shift (C,) its pending affine (act 1); act 2 is a pending ReLU
+    """
+    _, H, W, C = x.shape
+    windows = y.size // C
+    arguments = y, x, scale, shift, act, windows, H, W, C
+    yield Launch(_max, blocks_of(windows * blocks_of(C, 4), THREADS), arguments)
+
+
+@device
+def _given(d, v0, v1, v2, v3):
+    """d at the winner of four, 0 at the others."""
+    b1 = v1 > v0 or v1 != v1
+    best = v1 if b1 else v0
+    b2 = v2 > best or v2 != v2
+    best = v2 if b2 else best
+    b3 = v3 > best or v3 != v3
+    return (
+        ZERO if b1 or b2 or b3 else d, d if b1 and not (b2 or b3) else ZERO,
+        d if b2 and not b3 else ZERO, d if b3 else ZERO,
+    )  # fmt: skip
+
+
+@kernel(THREADS)
+def _unmax(
+    dx, part, dy, x, scale, shift, base, of, centre, act, has_base, has_of, has_sums,
+    quads, tiles, lanes, samples, windows, C, H, W,
+):  # fmt: skip
+    """A thread has windows of a lane, those at an odd edge too, which have no winner."""
+    first = cuda.shared.array(SUMS, float32, alignment=16)
+    second = cuda.shared.array(SUMS, float32, alignment=16)
+    window, left, c = row_place(quads, tiles, lanes, samples, windows)
+    slots, wide = uint32(uint32(THREADS) >> quads), uint32((W + ONE) >> ONE)
+    s = q = ZERO4
+    if c < C:
+        middle = take4(centre, c, c, C) if has_of else ZERO4
+        while left > uint32(0):
+            n, rest = uint32(window // windows), uint32(window % windows)
+            h, w = uint32(uint32(rest // wide) * TWO), uint32(uint32(rest % wide) * TWO)
+            i0 = uint32(uint32(uint32(n * H + h) * W + w) * C + c)
+            i1, i2 = uint32(i0 + C), uint32(i0 + W * C)
+            i3 = uint32(i2 + C)
+            right, below = uint32(w + ONE) < W, uint32(h + ONE) < H
+            d0 = d1 = d2 = d3 = ZERO4
+            if right and below:
+                at = uint32(uint32(n * uint32(H >> ONE) + uint32(h >> ONE)) * uint32(W >> ONE) + uint32(w >> ONE))
+                d = take4(dy, uint32(at * C + c), c, C)
+                v0, v1 = pending4(x, i0, c, C, scale, shift, act), pending4(x, i1, c, C, scale, shift, act)
+                v2, v3 = pending4(x, i2, c, C, scale, shift, act), pending4(x, i3, c, C, scale, shift, act)
+                a, b = _given(d[0], v0[0], v1[0], v2[0], v3[0]), _given(d[1], v0[1], v1[1], v2[1], v3[1])
+                e, f = _given(d[2], v0[2], v1[2], v2[2], v3[2]), _given(d[3], v0[3], v1[3], v2[3], v3[3])
+                d0, d1 = (a[0], b[0], e[0], f[0]), (a[1], b[1], e[1], f[1])
+                d2, d3 = (a[2], b[2], e[2], f[2]), (a[3], b[3], e[3], f[3])
+            d0 = finish_row4(dx, d0, x, scale, shift, base, i0, c, C, act, has_base)
+            s = plus4(s, d0)
+            if has_of:
+                q = add_products(q, d0, of, middle, i0, c, C)
+            if right:
+                d1 = finish_row4(dx, d1, x, scale, shift, base, i1, c, C, act, has_base)
+                s = plus4(s, d1)
+                if has_of:
+                    q = add_products(q, d1, of, middle, i1, c, C)
+            if below:
+                d2 = finish_row4(dx, d2, x, scale, shift, base, i2, c, C, act, has_base)
+                s = plus4(s, d2)
+                if has_of:
+                    q = add_products(q, d2, of, middle, i2, c, C)
+            if right and below:
+                d3 = finish_row4(dx, d3, x, scale, shift, base, i3, c, C, act, has_base)
+                s = plus4(s, d3)
+                if has_of:
+                    q = add_products(q, d3, of, middle, i3, c, C)
+            window = uint32(window + slots)
+            left = uint32(left - slots) if left > slots else uint32(0)
+    if has_sums:
+        put_sums(part, first, second, s, q, quads, c, C)
+
+
+@op
+def maxpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
+    """Gradient of ``maxpool_forward``: d is dy at the first maximum of each window, 0 elsewhere.
+
+    dx (N, H, W, C)                out: [base +] mask(P(x)) * d, see ``fastadam.kernels``
+    sums (L, 2, C)                 out, optional: lane sums of dx and of dx * (of - centre)
+    dy (N, H // 2, W // 2, C)      in
+    x, scale, shift                in, as in forward
+    base, of like dx, centre (C,)  in, optional
+    """
+    _, H, W, _ = x.shape
+    tiling = Tiling(dx.shape, sums, -(-H // 2) * -(-W // 2))
+    yield Launch(
+        _unmax, tiling.grid,
+        (dx, tiling.part, dy, x, scale, shift, base, of, centre, act, base.size > 0, of.size > 0, sums.size > 0,
+         *tiling.scalars, H, W),
+    )  # fmt: skip
+    yield from tiling.joined()
+
+
+@kernel(THREADS)
+def _mean(y, x, scale, shift, act, share, samples, pixels, C):
+    i = uint32(cuda.grid(1))
+    quads = uint32((C + THREE) >> TWO)
+    n, c = uint32(i // quads), uint32(uint32(i % quads) * FOUR)
+    if n < samples:
+        total, at = ZERO4, uint32(n * pixels * C + c)
+        for _ in range(pixels):
+            total = plus4(total, pending4(x, at, c, C, scale, shift, act))
+            at = uint32(at + C)
+        give4(y, uint32(n * C + c), c, C, times4(total, share))
+
+
+@op
+def avgpool_forward(y, x, scale, shift, act):
+    """y[n] = mean of P(x)[n] over all pixels.
+
+    y (N, C)         out
+    x (N, H, W, C)   in, raw; scale, shift (C,) its pending affine (act 1); act 2 is a pending ReLU
+    """
+    N, C = y.shape
+    pixels = pixels_of(x)
+    arguments = y, x, scale, shift, act, 1.0 / pixels, N, pixels, C
+    yield Launch(_mean, blocks_of(N * blocks_of(C, 4), THREADS), arguments)
+
+
+@kernel(THREADS)
+def _unmean(
+    dx, part, dy, x, scale, shift, base, of, centre, act, share, has_base, has_of, has_sums,
+    quads, tiles, lanes, samples, pixels, C,
+):  # fmt: skip
+    first = cuda.shared.array(SUMS, float32, alignment=16)
+    second = cuda.shared.array(SUMS, float32, alignment=16)
+    row, left, c = row_place(quads, tiles, lanes, samples, pixels)
+    slots = uint32(uint32(THREADS) >> quads)
+    s = q = ZERO4
+    if c < C:
+        middle = take4(centre, c, c, C) if has_of else ZERO4
+        while left > uint32(0):
+            i = uint32(row * C + c)
+            d = times4(take4(dy, uint32(uint32(row // pixels) * C + c), c, C), share)
+            d = finish_row4(dx, d, x, scale, shift, base, i, c, C, act, has_base)
+            s = plus4(s, d)
+            if has_of:
+                q = add_products(q, d, of, middle, i, c, C)
+            row = uint32(row + slots)
+            left = uint32(left - slots) if left > slots else uint32(0)
+    if has_sums:
+        put_sums(part, first, second, s, q, quads, c, C)
+
+
+@op
+def avgpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
+    """Gradient of ``avgpool_forward``: d is dy / (H * W) at every pixel.
+
+    dx (N, H, W, C)                out: [base +] mask(P(x)) * d, see ``fastadam.kernels``
+    sums (L, 2, C)                 out, optional: lane sums of dx and of dx * (of - centre)
+    dy (N, C)                      in
+    x, scale, shift                in, as in forward
+    base, of like dx, centre (C,)  in, optional
+    """
+    pixels = pixels_of(dx)
+    tiling = Tiling(dx.shape, sums, pixels)
+    yield Launch(
+        _unmean, tiling.grid,
+        (dx, tiling.part, dy, x, scale, shift, base, of, centre, act, 1.0 / pixels, base.size > 0, of.size > 0,
+         sums.size > 0, *tiling.scalars),
+    )  # fmt: skip
+    yield from tiling.joined()

@@ -1,0 +1,293 @@
+"""What Python cannot say to a GPU: 16-byte accesses, tiles held in registers, sums over a warp.
+
+A tile of registers is a tuple of float32. LLVM keeps it in registers whatever the loops around it look like; a local
+array only stays there while every loop around it is unrolled. Tuples do not change, so kernels read
+``acc = outer_add(acc, a, b)``; ``+`` puts two side by side and ``acc[0:8]`` is a row.
+
+**Indices.** Arrays are flat and have fewer than 2**32 elements. An index is truncated to 32 bits and widened without
+a sign, so that ``uint32(...)`` around each index that is kept is enough, though numba widens every sum to 64 bits.
+
+Each intrinsic has a plain twin for Numba's simulator, which knows neither intrinsics nor shuffles.
+"""
+
+import numpy as np
+
+from fastadam.kernels.cuda.jit import SIMULATED, device
+
+ZERO = np.float32(0)
+ZERO4 = (ZERO,) * 4
+ZERO8 = (ZERO,) * 8
+ZERO64 = (ZERO,) * 64
+
+WARP = 32
+
+if SIMULATED:
+    import sys
+
+    from numba import cuda
+    from numba.cuda.simulator import kernelapi
+
+    def _shared_array(self, shape, dtype, alignment=None):
+        """The simulator refuses ``alignment=``, and tells shared arrays apart by the line that asks for one.
+
+        New arrays are NaN, as uninitialised memory might be.
+        """
+        frame = sys._getframe(1)
+        place = frame.f_code.co_filename, frame.f_lineno
+        if place not in self._allocations:
+            self._allocations.setdefault(place, np.full(shape, np.nan, np.float32))  # threads race for it
+        return self._allocations[place]
+
+    kernelapi.FakeCUDAShared.array = _shared_array
+
+    def load4(a, i):
+        return a[i], a[i + 1], a[i + 2], a[i + 3]
+
+    def load4_at(a, i, offset):
+        return load4(a, i + offset)
+
+    def load_at(a, i, offset):
+        return a[i + offset]
+
+    def store4(a, i, v):
+        for k in range(4):
+            a[i + k] = v[k]
+
+    def store_at(a, i, offset, v):
+        a[i + offset] = v
+
+    def exact_product(x, y):
+        product = np.float32(x * y)
+        return product, np.float32(np.float64(x) * np.float64(y) - np.float64(product))
+
+    def outer_add(acc, x, y):
+        return tuple(acc[i * len(y) + j] + x[i] * y[j] for i in range(len(x)) for j in range(len(y)))
+
+    def add_each(x, y):
+        return tuple(p + q for p, q in zip(x, y, strict=True))
+
+    def multiply_add_each(acc, x, y):
+        return tuple(s + p * q for s, p, q in zip(acc, x, y, strict=True))
+
+    @device
+    def _fold_warp(x, scratch, fold):
+        t = cuda.threadIdx.x
+        scratch[t] = x
+        cuda.syncthreads()
+        first = t - t % WARP
+        total = scratch[first]
+        for lane in range(1, WARP):
+            total = fold(total, scratch[first + lane])
+        cuda.syncthreads()
+        return total
+
+    @device
+    def warp_sum(x, scratch):
+        return _fold_warp(x, scratch, lambda p, q: p + q)
+
+    @device
+    def warp_max(x, scratch):
+        return _fold_warp(x, scratch, max)
+
+    to_tf32 = pack_bf16 = mma_tf32 = mma_bf16 = None  # the simulator has no tensor cores
+
+else:
+    from llvmlite import ir
+    from numba import cuda
+    from numba.core import cgutils
+    from numba.cuda import types
+    from numba.cuda.extending import intrinsic
+
+    _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
+    _FLOAT4 = ir.VectorType(_FLOAT, 4)
+    _EVERYONE = 0xFFFFFFFF
+
+    def _address(context, builder, array_type, array, index, offset=None):
+        """Of element ``index`` of a flat array, a constant ``offset`` added after the index was widened."""
+        data = context.make_array(array_type)(context, builder, array).data
+        if index.type.width > 32:
+            index = builder.trunc(index, _INT)
+        place = builder.gep(data, [builder.zext(index, ir.IntType(64))])
+        if offset is None:
+            return place
+        if offset.type.width < 64:
+            offset = builder.zext(offset, ir.IntType(64))
+        return builder.gep(place, [offset])
+
+    def _load4(context, builder, sig, place):
+        vector = builder.load(builder.bitcast(place, _FLOAT4.as_pointer()), align=16)
+        values = [builder.extract_element(vector, _INT(k)) for k in range(4)]
+        return context.make_tuple(builder, sig.return_type, values)
+
+    @intrinsic
+    def load4(typingctx, a, i):
+        """Elements i .. i + 3 of a flat float32 array in one access; i must be a multiple of 4."""
+
+        def codegen(context, builder, sig, args):
+            return _load4(context, builder, sig, _address(context, builder, sig.args[0], *args))
+
+        return types.UniTuple(types.float32, 4)(a, i), codegen
+
+    @intrinsic
+    def load4_at(typingctx, a, i, offset):
+        """``load4`` of i + offset; a constant offset lands in the instruction: a 32-bit sum would be added first."""
+
+        def codegen(context, builder, sig, args):
+            return _load4(context, builder, sig, _address(context, builder, sig.args[0], *args))
+
+        return types.UniTuple(types.float32, 4)(a, i, offset), codegen
+
+    @intrinsic
+    def load_at(typingctx, a, i, offset):
+        """a[i + offset]; a constant offset lands in the instruction."""
+
+        def codegen(context, builder, sig, args):
+            return builder.load(_address(context, builder, sig.args[0], *args))
+
+        return a.dtype(a, i, offset), codegen
+
+    @intrinsic
+    def store4(typingctx, a, i, v):
+        """A tuple of four to elements i .. i + 3 in one access; i must be a multiple of 4."""
+
+        def codegen(context, builder, sig, args):
+            place = _address(context, builder, sig.args[0], args[0], args[1])
+            vector = ir.Constant(_FLOAT4, ir.Undefined)
+            for k in range(4):
+                vector = builder.insert_element(vector, builder.extract_value(args[2], k), _INT(k))
+            builder.store(vector, builder.bitcast(place, _FLOAT4.as_pointer()), align=16)
+            return context.get_dummy_value()
+
+        return types.void(a, i, v), codegen
+
+    @intrinsic
+    def store_at(typingctx, a, i, offset, v):
+        """a[i + offset] = v; a constant offset lands in the instruction."""
+
+        def codegen(context, builder, sig, args):
+            builder.store(args[3], _address(context, builder, sig.args[0], *args[:3]))
+            return context.get_dummy_value()
+
+        return types.void(a, i, offset, a.dtype), codegen
+
+    @intrinsic
+    def exact_product(typingctx, x, y):
+        """(p, e): x * y rounded, and what the rounding took; p is not to be fused into a sum that it enters."""
+
+        def codegen(context, builder, sig, args):
+            rounded = ir.FunctionType(_FLOAT, [_FLOAT, _FLOAT])
+            multiply = cgutils.get_or_insert_function(builder.module, rounded, "llvm.nvvm.mul.rn.f")
+            product = builder.call(multiply, args)
+            rest = builder.fma(*args, builder.fsub(_FLOAT(-0.0), product))
+            return context.make_tuple(builder, sig.return_type, [product, rest])
+
+        return types.UniTuple(types.float32, 2)(x, y), codegen
+
+    @intrinsic
+    def outer_add(typingctx, acc, x, y):
+        """acc[i, j] + x[i] * y[j], row-major: ``len(x) * len(y)`` fused multiply-adds."""
+        if acc.count != x.count * y.count:
+            raise TypeError(f"{acc.count} sums for {x.count} x {y.count} products")
+
+        def codegen(context, builder, sig, args):
+            total, xs, ys = args
+            for i in range(x.count):
+                for j in range(y.count):
+                    at = i * y.count + j
+                    factors = builder.extract_value(xs, i), builder.extract_value(ys, j)
+                    value = builder.fma(*factors, builder.extract_value(total, at))
+                    total = builder.insert_value(total, value, at)
+            return total
+
+        return acc(acc, x, y), codegen
+
+    @intrinsic
+    def add_each(typingctx, x, y):
+        """x[i] + y[i], element by element."""
+
+        def codegen(context, builder, sig, args):
+            values = [builder.fadd(*(builder.extract_value(v, i) for v in args)) for i in range(x.count)]
+            return context.make_tuple(builder, sig.return_type, values)
+
+        return x(x, y), codegen
+
+    @intrinsic
+    def multiply_add_each(typingctx, acc, x, y):
+        """acc[i] + x[i] * y[i], element by element, fused."""
+
+        def codegen(context, builder, sig, args):
+            total, xs, ys = args
+            values = [builder.fma(*(builder.extract_value(v, i) for v in (xs, ys, total))) for i in range(acc.count)]
+            return context.make_tuple(builder, sig.return_type, values)
+
+        return acc(acc, x, y), codegen
+
+    @device
+    def warp_sum(x, scratch):
+        """Sum over the 32 threads of a warp, in each of them; ``scratch`` is for the simulator, a float a thread."""
+        x += cuda.shfl_xor_sync(_EVERYONE, x, 16)
+        x += cuda.shfl_xor_sync(_EVERYONE, x, 8)
+        x += cuda.shfl_xor_sync(_EVERYONE, x, 4)
+        x += cuda.shfl_xor_sync(_EVERYONE, x, 2)
+        return x + cuda.shfl_xor_sync(_EVERYONE, x, 1)
+
+    @device
+    def warp_max(x, scratch):
+        """The largest over a warp, as ``warp_sum``."""
+        x = max(x, cuda.shfl_xor_sync(_EVERYONE, x, 16))
+        x = max(x, cuda.shfl_xor_sync(_EVERYONE, x, 8))
+        x = max(x, cuda.shfl_xor_sync(_EVERYONE, x, 4))
+        x = max(x, cuda.shfl_xor_sync(_EVERYONE, x, 2))
+        return max(x, cuda.shfl_xor_sync(_EVERYONE, x, 1))
+
+    @intrinsic
+    def to_tf32(typingctx, x):
+        """x rounded to TF32, ten bits of fraction, to nearest."""
+
+        def codegen(context, builder, sig, args):
+            asm = ir.InlineAsm(ir.FunctionType(_INT, [_FLOAT]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+            return builder.bitcast(builder.call(asm, [args[0]]), _FLOAT)
+
+        return types.float32(x), codegen
+
+    @intrinsic
+    def pack_bf16(typingctx, low, high):
+        """Two numbers rounded to bfloat16, side by side in the 32 bits of a float32."""
+
+        def codegen(context, builder, sig, args):
+            kind = ir.FunctionType(_INT, [_FLOAT, _FLOAT])
+            asm = ir.InlineAsm(kind, "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f")
+            return builder.bitcast(builder.call(asm, args), _FLOAT)
+
+        return types.float32(low, high), codegen
+
+    def _mma(shape, numbers):
+        """acc (8, 8) + A B on tensor cores, a warp's share: A four fragments of four words, B four of two."""
+        text = (
+            f"mma.sync.aligned.{shape}.row.col.f32.{numbers}.{numbers}.f32 "
+            "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"
+        )
+        constraints = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
+        kind = ir.FunctionType(ir.LiteralStructType([_FLOAT] * 4), [_INT] * 6 + [_FLOAT] * 4)
+
+        @intrinsic
+        def mma(typingctx, acc, a, b):
+            def codegen(context, builder, sig, args):
+                total, a_words, b_words = args
+                asm = ir.InlineAsm(kind, text, constraints, side_effect=True)
+                for i in range(a.count // 4):
+                    for j in range(b.count // 2):
+                        words = [builder.extract_value(a_words, 4 * i + k) for k in range(4)]
+                        words += [builder.extract_value(b_words, 2 * j + k) for k in range(2)]
+                        places = [(2 * i + h) * b.count + 2 * j + e for h in range(2) for e in range(2)]
+                        sums = [builder.extract_value(total, at) for at in places]
+                        done = builder.call(asm, [builder.bitcast(word, _INT) for word in words] + sums)
+                        for k, at in enumerate(places):
+                            total = builder.insert_value(total, builder.extract_value(done, k), at)
+                return total
+
+            return acc(acc, a, b), codegen
+
+        return mma
+
+    mma_tf32, mma_bf16 = _mma("m16n8k8", "tf32"), _mma("m16n8k16", "bf16")

@@ -1,0 +1,53 @@
+"""The CUDA kernels and the types they are called with, gathered from the launches of every case."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from fastadam.calls import Slot
+from fastadam.case import Case
+from fastadam.cases import CASES
+from fastadam.kernels import cuda as ops
+from fastadam.kernels.cuda.launch import Launch, Scratch
+
+
+def launches(case: Case) -> list[Launch]:
+    """The launches of a case, from the shapes of its arrays."""
+    outs, ins = case.make()
+    slots = [Slot(name, a.shape, "ACT", str(a.dtype)) for name, a in (outs | ins).items()]
+    return list(getattr(ops, case.op).launches(*slots, *case.scalars.values()))
+
+
+def threads(case: Case) -> int:
+    """How many threads a case runs in all."""
+    return sum(int(np.prod(launch.grid)) * launch.kernel.threads for launch in launches(case))
+
+
+def _type(argument: Any) -> types.Type:
+    if isinstance(argument, Scratch):
+        return types.Array(types.float32, 1, "C")
+    if isinstance(argument, Slot):
+        return types.Array(getattr(types, argument.dtype), 1, "C")
+    return types.float32 if isinstance(argument, (float, np.floating)) else types.uint32
+
+
+def signature(launch: Launch) -> tuple[types.Type, ...]:
+    """The types a launch calls its kernel with."""
+    return tuple(map(_type, launch.arguments))
+
+
+@functools.cache
+def every_kernel() -> dict[tuple[str, tuple[types.Type, ...]], Any]:
+    """{(module.name, types): kernel} of all that the cases launch."""
+
+    def found() -> Iterator[tuple[tuple[str, tuple[types.Type, ...]], Any]]:
+        for case in CASES:
+            for launch in launches(case):
+                function = launch.kernel.py_func
+                place = f"{function.__module__.rpartition('.')[2]}.{function.__name__}:{launch.kernel.threads}"
+                yield (place, signature(launch)), launch.kernel
+
+    return dict(found())
