@@ -374,10 +374,10 @@ def softmax_loss(
 
 
 def norm_lanes(part: Array, g: Array) -> None:
-    """part (L, 2): sums of g * g over contiguous shares of the flat g, rounded to float32, and the rest."""
+    """part (L, 2): sums of g * g over contiguous shares of the flat g, rounded to float32, and the rest, if finite."""
     for lane, share in enumerate(shares(g.size, len(part))):
         total = (g[share].astype(np.float64) ** 2).sum()
-        part[lane] = np.float32(total), total - np.float32(total)
+        part[lane] = np.float32(total), np.nan_to_num(total - np.float32(total))
 
 
 def clip_factor(h: Array, part: Array, max_norm: float) -> None:

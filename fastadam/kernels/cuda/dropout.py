@@ -6,7 +6,6 @@ backward asks for it again, and neither order nor batch size plays a part.
 
 import math
 
-import numpy as np
 from numba import cuda, float32, uint32, uint64
 
 from fastadam.kernels.cuda.jit import device, kernel
@@ -33,7 +32,7 @@ ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
 
 def _threshold(p: float) -> tuple[int, float]:
     """(limit, factor): 24 random bits are kept if they reach the limit, which is u >= p to the last bit."""
-    return math.ceil(p * 2.0**24), np.float32(1.0 / (1.0 - p))
+    return math.ceil(p * 2.0**24), 1.0 / (1.0 - p)
 
 
 @device

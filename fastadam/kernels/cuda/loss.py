@@ -45,7 +45,7 @@ def _row_loss(rows, n, x, scale, shift, label, loss_scale, even, certain, K, act
             k = uint32(k + WIDE)
     total, all_logits, own = warp_sum(total, scratch), warp_sum(all_logits, scratch), warp_sum(own, scratch)
     best = warp_max(best, scratch)
-    log_total = math.log(total)
+    log_total = math.log(total) if live else ZERO
     if live and lane == uint32(0):
         rows[uint32(n + n)] = (log_total - certain * own - even * all_logits) * loss_scale
         rows[uint32(n + n + ONE)] = FLOAT1 if best == -float32(label) else ZERO
