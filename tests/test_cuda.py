@@ -21,7 +21,7 @@ from fastadam.model import Model
 from fastadam.trainer import Trainer
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-MOST_THREADS = 700 if SIMULATED else 1 << 40
+MOST_THREADS, MOST_CASES = (700, 5) if SIMULATED else (1 << 40, 1 << 40)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_matches_the_reference_and_writes_nothing_else(op, gpu):
 
     cases = [case for case in CASES if case.op == op]
     small = [case for case in cases if threads(case) <= MOST_THREADS] or [min(cases, key=threads)]
-    for case in small:
+    for case in small[:: -(-len(small) // MOST_CASES)]:
         with gpu.running():
             got = trial.call(case, gpu.ops, device=gpu)
         assert trial.worst_error(case, got, trial.expect(case)) <= 1, case

@@ -23,6 +23,12 @@ OUT_OF_MEMORY = 2
 CPU = "or use --device cpu"
 
 
+if config.ENABLE_CUDASIM:  # the simulator's arrays forget what they are when another type is seen in them
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    FakeCUDAArray.view = lambda self, dtype: FakeCUDAArray(self._ary.view(dtype))
+
+
 class Card(NamedTuple):
     """A GPU: its name, compute capability and memory in bytes."""
 
@@ -129,15 +135,16 @@ def _no_room():
 
 def write(array, value):
     """Fill a device array from the host: with an array of its shape, or what becomes one by broadcasting."""
-    host = np.broadcast_to(np.asarray(value, array.dtype), array.shape)
+    host = np.empty(array.shape, array.dtype)
+    host[...] = value
     if array.size:
-        array.copy_to_device(np.ascontiguousarray(host))
+        array.reshape(-1).copy_to_device(host.reshape(-1))
 
 
 def read(array, out):
-    """Copy a device array into a host array, once the launches before it are done."""
+    """Copy a device array into a contiguous host array, once the launches before it are done."""
     if array.size:
-        array.copy_to_host(out)
+        array.reshape(-1).copy_to_host(out.reshape(-1))
 
 
 def free_memory():

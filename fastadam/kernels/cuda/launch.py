@@ -18,6 +18,8 @@ from numba import cuda
 
 from fastadam.kernels.cuda.jit import SIMULATED
 
+from fastadam.kernels.cuda.jit import SIMULATED
+
 ALIGN = 64
 """Floats: parts of the scratch memory start on lines of 256 bytes."""
 
@@ -74,10 +76,13 @@ def bound(launches: Iterable[Launch]) -> list[Callable[[], None]]:
             return np.float32(argument)
         return argument if argument.ndim == 1 else argument.reshape(-1)
 
-    return [
-        functools.partial(kernel[grid, kernel.threads], *map(converted, arguments))
-        for kernel, grid, arguments in launches
-    ]
+    return [_launcher(kernel, grid, tuple(map(converted, arguments))) for kernel, grid, arguments in launches]
+
+
+def _launcher(kernel: Any, grid: int | tuple[int, ...], arguments: tuple[Any, ...]) -> Callable[[], None]:
+    if SIMULATED:  # where the grid is part of the kernel, not of a copy of it
+        return lambda: kernel[grid, kernel.threads](*arguments)
+    return functools.partial(kernel[grid, kernel.threads], *arguments)
 
 
 def needed(launches: Iterable[Launch]) -> int:

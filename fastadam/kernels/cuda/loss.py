@@ -11,7 +11,7 @@ from fastadam.kernels.cuda.launch import Launch, op
 from fastadam.kernels.cuda.pending import activated, finished
 from fastadam.kernels.cuda.ptx import WARP, ZERO, warp_max, warp_sum
 
-THREADS = 128
+THREADS = 64
 WARPS = uint32(THREADS // WARP)
 
 FLOAT1, LOWEST, BEYOND = np.float32(1), np.float32(-np.inf), np.float32(1 << 24)

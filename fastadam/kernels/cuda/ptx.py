@@ -75,9 +75,11 @@ if SIMULATED:
         scratch[t] = x
         cuda.syncthreads()
         first = t - t % WARP
+        if t == first:
+            for lane in range(1, WARP):
+                scratch[first] = fold(scratch[first], scratch[first + lane])
+        cuda.syncthreads()
         total = scratch[first]
-        for lane in range(1, WARP):
-            total = fold(total, scratch[first + lane])
         cuda.syncthreads()
         return total
 
