@@ -2,7 +2,10 @@
 
 import functools
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numba import types
@@ -51,3 +54,16 @@ def every_kernel() -> dict[tuple[str, tuple[types.Type, ...]], Any]:
                 yield (place, signature(launch)), launch.kernel
 
     return dict(found())
+
+
+@contextmanager
+def compiling_for(capability: tuple[int, int]) -> Iterator[None]:
+    """numba-cuda asks the current device what to compile for; here it is told, and no driver is needed."""
+    from numba.cuda import api, compiler, dispatcher
+
+    device = SimpleNamespace(compute_capability=capability)
+    with ExitStack() as stack:
+        for module in (api, compiler, dispatcher):
+            if hasattr(module, "get_current_device"):
+                stack.enter_context(patch.object(module, "get_current_device", lambda: device))
+        yield

@@ -14,13 +14,15 @@ CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 
 def _compiled(key) -> dict[tuple[int, int], str]:
     """{capability: PTX} of one kernel."""
-    from cuda_kernels import every_kernel
+    from cuda_kernels import compiling_for, every_kernel
     from numba import cuda, types
 
-    kernel = every_kernel()[key]
-    bounds = kernel.targetoptions.get("launch_bounds")
-    signature = types.void(*key[1])
-    return {cc: cuda.compile_ptx(kernel.py_func, signature, cc=cc, launch_bounds=bounds)[0] for cc in CAPABILITIES}
+    kernel, texts = every_kernel()[key], {}
+    bounds, signature = kernel.targetoptions.get("launch_bounds"), types.void(*key[1])
+    for capability in CAPABILITIES:
+        with compiling_for(capability):
+            texts[capability] = cuda.compile_ptx(kernel.py_func, signature, cc=capability, launch_bounds=bounds)[0]
+    return texts
 
 
 def test_no_float64_no_local_memory_no_atomics():
