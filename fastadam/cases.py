@@ -138,6 +138,7 @@ CONVOLUTIONS = (
     (1, 30, 31, 32, 16, 3, 1, 1),
     (5, 5, 7, 16, 16, 3, 1, 0),
     (2, 9, 4, 48, 16, 3, 1, 2),
+    (4, 30, 31, 3, 10, 3, 1, 1),  # so many pixels that GPUs share out a lane's
 )
 
 

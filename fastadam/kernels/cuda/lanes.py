@@ -13,6 +13,14 @@ from fastadam.kernels.cuda.ptx import ZERO
 
 THREADS = 128
 
+COLUMNS, SLOTS = 8, 32
+"""Numbers that a block of ``add_many_tiles`` adds up, 32 bytes of memory, and threads for each."""
+
+MANY_THREADS = COLUMNS * SLOTS
+
+MANY = 16
+"""Tiles from which on several threads add them up."""
+
 
 @device
 def lane_start(lane, lanes, samples, pixels):
@@ -45,6 +53,30 @@ def add_tiles(out, part, tiles, size, count):
         for _ in range(tiles):
             total += part[at]
             at = uint32(at + size)
+        out[i] = total
+
+
+@kernel(MANY_THREADS)
+def add_many_tiles(out, part, tiles, size, count):
+    """As ``add_tiles``: 32 threads share out the tiles of a number, for one would wait for memory too often."""
+    shared = cuda.shared.array(MANY_THREADS, float32)
+    t = uint32(cuda.threadIdx.x)
+    slot = uint32(t // uint32(COLUMNS))
+    i = uint32(uint32(cuda.blockIdx.x * COLUMNS) + t % uint32(COLUMNS))
+    total = ZERO
+    if i < count:
+        at = uint32(uint32(i // size) * uint32(tiles * size) + uint32(i % size) + slot * size)
+        while slot < tiles:
+            total += part[at]
+            at = uint32(at + uint32(SLOTS) * size)
+            slot = uint32(slot + uint32(SLOTS))
+    shared[t] = total
+    cuda.syncthreads()
+    if t < uint32(COLUMNS) and i < count:
+        total = ZERO
+        for _ in range(SLOTS):
+            total += shared[t]
+            t = uint32(t + uint32(COLUMNS))
         out[i] = total
 
 
@@ -83,7 +115,8 @@ def join_moments(out, part, lanes, tiles, samples, pixels, rows, channels):
 def add_launch(out, part, lanes, tiles, size):
     """The launch that adds tiles up."""
     count = lanes * size
-    return Launch(add_tiles, blocks_of(count, THREADS), (out, part, tiles, size, count))
+    kernel, each = (add_tiles, THREADS) if tiles < MANY else (add_many_tiles, COLUMNS)
+    return Launch(kernel, blocks_of(count, each), (out, part, tiles, size, count))
 
 
 def join_launch(moments, part, lanes, tiles, samples, pixels, rows, channels):
