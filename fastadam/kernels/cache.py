@@ -81,13 +81,14 @@ def cached_here() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-class _Clock:
-    """Seconds between the first start and the last end of events that may nest."""
+class Clock:
+    """Seconds between the first start and the last end of events that may nest; ``started`` hears of the first."""
 
     def __init__(self, started: Callable[[], None]):
         self.seconds, self._started, self._depth, self._begun = 0.0, started, 0, 0.0
 
     def start(self) -> None:
+        """An event begins."""
         if self._depth == 0:
             self._begun = time.perf_counter()
             if self.seconds == 0.0:
@@ -95,29 +96,39 @@ class _Clock:
         self._depth += 1
 
     def stop(self) -> None:
+        """An event ends."""
         self._depth -= 1
         if self._depth == 0:
             self.seconds += time.perf_counter() - self._begun
 
 
 @contextlib.contextmanager
-def compile_clock(started: Callable[[], None], events: Any = event) -> Iterator[_Clock]:
-    """Measures what numba compiles, in ``.seconds``; ``started`` is called when the first compilation begins.
-
-    A kernel loaded from the cache is not compiled and costs nothing here. ``events``: the module that tells of them.
-    """
-    clock = _Clock(started)
+def listening(
+    events: Any, kind: str, started: Callable[[], None], ended: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Calls these two at the start and at the end of each event of a kind; ``events``: numba's module of them."""
 
     class Listener(events.Listener):
         def on_start(self, _: Any) -> None:
-            clock.start()
+            started()
 
         def on_end(self, _: Any) -> None:
-            clock.stop()
+            ended()
 
     listener = Listener()
-    events.register("numba:compile", listener)
+    events.register(kind, listener)
     try:
-        yield clock
+        yield
     finally:
-        events.unregister("numba:compile", listener)
+        events.unregister(kind, listener)
+
+
+@contextlib.contextmanager
+def compile_clock(started: Callable[[], None]) -> Iterator[Clock]:
+    """Measures what numba compiles, in ``.seconds``; ``started`` is called when the first compilation begins.
+
+    A kernel loaded from the cache is not compiled and costs nothing here.
+    """
+    clock = Clock(started)
+    with listening(event, "numba:compile", clock.start, clock.stop):
+        yield clock

@@ -5,6 +5,9 @@ simulator has no intrinsics, no warp shuffles and no alignment of shared arrays;
 each, and this module leaves the options out.
 """
 
+import contextlib
+import time
+
 from numba import config, cuda
 
 from fastadam.kernels import cache
@@ -39,10 +42,40 @@ def kernel(threads, blocks=None):
     return compiled
 
 
+class _Clock:
+    """Seconds of those spans of the compiler's lock in which it ran a pass: a kernel from the cache needs none."""
+
+    def __init__(self, started):
+        self.seconds, self._started = 0.0, started
+        self._depth, self._begun, self._compiles = 0, 0.0, False
+
+    def lock(self):
+        if self._depth == 0:
+            self._begun, self._compiles = time.perf_counter(), False
+        self._depth += 1
+
+    def unlock(self):
+        self._depth -= 1
+        if self._depth == 0 and self._compiles:
+            self.seconds += time.perf_counter() - self._begun
+
+    def passes(self):
+        if not self._compiles and self.seconds == 0.0:
+            self._started()
+        self._compiles = True
+
+
+@contextlib.contextmanager
 def compile_clock(started):
-    """As ``cache.compile_clock``, for CUDA kernels."""
+    """As ``cache.compile_clock``, for CUDA kernels: Numba's passes and NVIDIA's compiler."""
+    clock = _Clock(started)
     if SIMULATED:
-        return cache.compile_clock(started)
+        yield clock
+        return
     from numba.cuda.core import event
 
-    return cache.compile_clock(started, event)
+    with (
+        cache.listening(event, "numba-cuda:compiler_lock", clock.lock, clock.unlock),
+        cache.listening(event, "numba-cuda:run_pass", clock.passes),
+    ):
+        yield clock

@@ -18,8 +18,6 @@ from numba import cuda
 
 from fastadam.kernels.cuda.jit import SIMULATED
 
-from fastadam.kernels.cuda.jit import SIMULATED
-
 ALIGN = 64
 """Floats: parts of the scratch memory start on lines of 256 bytes."""
 
