@@ -10,11 +10,13 @@ from unittest.mock import patch
 import numpy as np
 from numba import types
 
+from fastadam import models
 from fastadam.calls import Slot
 from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.kernels import cuda as ops
 from fastadam.kernels.cuda.launch import Launch, Scratch
+from fastadam.plan import Plan
 
 
 def launches(case: Case) -> list[Launch]:
@@ -54,6 +56,17 @@ def every_kernel() -> dict[tuple[str, tuple[types.Type, ...]], Any]:
                 yield (place, signature(launch)), launch.kernel
 
     return dict(found())
+
+
+def kernels_of_step(net: str) -> list[tuple[Any, tuple[types.Type, ...]]]:
+    """(kernel, types) of all that a training step of a network launches, once each."""
+    plan = Plan(models.graph_of(net), 128, update="adamw", image_count=50_000, filter_lanes=1)
+    step = [
+        launch
+        for call in plan.calls
+        for launch in getattr(ops, call.op).launches(*call.outs, *call.ins, *call.scalars.values())
+    ]
+    return list(dict.fromkeys((launch.kernel, signature(launch)) for launch in step))
 
 
 @contextmanager
