@@ -1,11 +1,11 @@
 """From stored images to a batch: normalised, NHWC, augmented by a pure function of (seed, epoch, sample)."""
 
 import numpy as np
-from numba import cuda, float32, int64, uint32, uint64
+from numba import cuda, float32, uint32
 
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.launch import Launch, blocks_of, op
-from fastadam.kernels.cuda.ptx import ZERO
+from fastadam.kernels.cuda.ptx import ZERO, exact_product
 from fastadam.kernels.cuda.random import mix, sample_stream
 
 THREADS = 256
@@ -20,12 +20,15 @@ FULL = np.float32(255)
 @device
 def _draw(stream, which, count):
     """An integer in 0 .. count - 1 from the sample's stream."""
-    return int64((mix(stream ^ which) >> S32) % uint64(count))
+    return uint32(uint32(mix(stream ^ which) >> S32) % count)
 
 
 @kernel(THREADS)
 def _prepare(y, images, index, key, mean, rstd, flip, crop, cutout, size, H, W, C):
-    """A thread makes one number of y; neighbours write side by side."""
+    """A thread makes one number of y; neighbours write side by side.
+
+    Places are unsigned: what is left of or above an edge wraps round and is beyond the other one.
+    """
     i = uint32(cuda.grid(1))
     if i >= size:
         return
@@ -34,18 +37,24 @@ def _prepare(y, images, index, key, mean, rstd, flip, crop, cutout, size, H, W, 
     h, n = uint32(row % H), uint32(row // H)
     sample = index[n]
     stream = sample_stream(key, sample)
-    down = int64(h) + _draw(stream, CROP_Y, uint32(uint32(2) * crop + uint32(1))) - int64(crop)
-    right = _draw(stream, CROP_X, uint32(uint32(2) * crop + uint32(1))) - int64(crop)
-    mirrored = flip != uint32(0) and mix(stream ^ FLIP) >> S63 == ONE64
-    right += int64(uint32(W - uint32(1) - w)) if mirrored else int64(w)
-    top = _draw(stream, CUT_Y, H) - int64(uint32(cutout >> uint32(1)))
-    left = _draw(stream, CUT_X, W) - int64(uint32(cutout >> uint32(1)))
+    down, right, cut = h, w, False
+    if flip and mix(stream ^ FLIP) >> S63 == ONE64:
+        right = uint32(W - uint32(1) - w)
+    if crop:
+        shifts = uint32(crop + crop + uint32(1))
+        down = uint32(down + _draw(stream, CROP_Y, shifts) - crop)
+        right = uint32(right + _draw(stream, CROP_X, shifts) - crop)
+    if cutout:
+        half = uint32(cutout >> uint32(1))
+        below = uint32(h + half - _draw(stream, CUT_Y, H))
+        cut = below < cutout and uint32(w + half - _draw(stream, CUT_X, W)) < cutout
     value = ZERO
-    if not (top <= int64(h) < top + int64(cutout) and left <= int64(w) < left + int64(cutout)):
-        if 0 <= down < int64(H) and 0 <= right < int64(W):
-            at = uint32(uint32(uint32(uint32(uint32(sample) * C + c) * H + uint32(down)) * W) + uint32(right))
+    if not cut:
+        if down < H and right < W:
+            at = uint32(uint32(uint32(uint32(uint32(sample) * C + c) * H + down) * W) + right)
             value = float32(images[at])
-        value = value * (rstd[c] / FULL) + (-mean[c] * rstd[c])
+        offset, _ = exact_product(-mean[c], rstd[c])  # rounded, so that the other product is fused, as on the CPU
+        value = value * (rstd[c] / FULL) + offset
     y[i] = value
 
 

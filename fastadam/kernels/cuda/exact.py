@@ -3,8 +3,12 @@
 A number is a pair (high, low): ``high`` is the sum rounded, ``low`` what rounding took.
 """
 
+from numba import cuda, uint32
+
 from fastadam.kernels.cuda.jit import device
 from fastadam.kernels.cuda.ptx import exact_product
+
+ONE = uint32(1)
 
 
 @device
@@ -21,3 +25,33 @@ def add_product(high, low, x, y):
     product, rest = exact_product(x, y)
     high, low = add(high, low, product)
     return high, low + rest
+
+
+@device
+def rounded(high, low):
+    """The pair as one number; of a sum that overflowed, ``high`` is infinite and ``low`` NaN."""
+    return high + low if low == low else high
+
+
+@device
+def block_sum(shared, high, low, columns):
+    """The block's sum of pairs by column, thread t's being t % columns, in all threads: by halves, a fixed order.
+
+    shared    two floats a thread
+    columns   a power of two
+    """
+    t, threads = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
+    shared[t], shared[uint32(t + threads)] = high, low
+    cuda.syncthreads()
+    half = uint32(threads >> ONE)
+    while half >= columns:
+        if t < half:
+            high, low = add(high, low, shared[uint32(t + half)])
+            low += shared[uint32(t + half + threads)]
+            shared[t], shared[uint32(t + threads)] = high, low
+        half = uint32(half >> ONE)
+        cuda.syncthreads()
+    first = uint32(t & uint32(columns - ONE))
+    high, low = shared[first], shared[uint32(first + threads)]
+    cuda.syncthreads()
+    return high, low

@@ -14,7 +14,7 @@ from fastadam.kernels.cuda.ptx import WARP, ZERO, warp_max, warp_sum
 THREADS = 64
 WARPS = uint32(THREADS // WARP)
 
-FLOAT1, LOWEST, BEYOND = np.float32(1), np.float32(-np.inf), np.float32(1 << 24)
+FLOAT1, LOWEST, BEYOND, NOWHERE = map(np.float32, (1, -np.inf, 1 << 24, -1))
 ONE, FIVE, WIDE = uint32(1), uint32(5), uint32(WARP)
 
 
@@ -22,16 +22,19 @@ ONE, FIVE, WIDE = uint32(1), uint32(5), uint32(WARP)
 def _row_loss(rows, n, x, scale, shift, label, loss_scale, even, certain, K, act, scratch, live):
     """The loss of sample n into its row; returns (highest logit, log of the sum). All 32 threads of a warp call it."""
     lane, at = uint32(uint32(cuda.threadIdx.x) & uint32(WARP - 1)), uint32(n * K)
-    top = LOWEST
+    top, place = LOWEST, ZERO
     if live:
         k = lane
         while k < K:
             z = activated(x[uint32(at + k)], scale, shift, k, act)
-            top = z if z > top or z != z else top
+            if z > top or z != z:  # once NaN, nothing is higher
+                top, place = z, float32(k)
             k = uint32(k + WIDE)
-    top = warp_max(top, scratch)
+    lost = warp_max(place if top != top else NOWHERE, scratch)  # the last NaN, as on the CPU
+    highest = warp_max(LOWEST if top != top else top, scratch)
+    first = -warp_max(-place if top == highest else -BEYOND, scratch)
+    best, top = lost if lost > NOWHERE else first, highest
     total = all_logits = own = ZERO
-    best = -BEYOND  # of the places of the highest logit, the first: the highest of their negatives
     if live:
         k = lane
         while k < K:
@@ -40,15 +43,12 @@ def _row_loss(rows, n, x, scale, shift, label, loss_scale, even, certain, K, act
             all_logits += z
             if k == label:
                 own = z
-            if z >= ZERO and best == -BEYOND:
-                best = -float32(k)
             k = uint32(k + WIDE)
     total, all_logits, own = warp_sum(total, scratch), warp_sum(all_logits, scratch), warp_sum(own, scratch)
-    best = warp_max(best, scratch)
     log_total = math.log(total) if live else ZERO
     if live and lane == uint32(0):
         rows[uint32(n + n)] = (log_total - certain * own - even * all_logits) * loss_scale
-        rows[uint32(n + n + ONE)] = FLOAT1 if best == -float32(label) else ZERO
+        rows[uint32(n + n + ONE)] = FLOAT1 if best == float32(label) else ZERO
     return top, log_total
 
 

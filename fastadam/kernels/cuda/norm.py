@@ -15,13 +15,15 @@ from fastadam.kernels.cuda import exact
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import join_launch, lane_start, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
-from fastadam.kernels.cuda.ptx import ZERO, ZERO4, store4
+from fastadam.kernels.cuda.ptx import ZERO, ZERO4
 from fastadam.kernels.cuda.rows import (
     ROWS,
     SUMS,
     THREADS,
     Tiling,
     add_products,
+    block_sum,
+    give4,
     pixels_of,
     plus4,
     put_sums,
@@ -35,7 +37,7 @@ SLOTS = THREADS // COLUMNS
 BOTH = 2 * THREADS
 
 FLOAT1 = np.float32(1)
-ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
+ONE, TWO, THREE = (uint32(i) for i in range(1, 4))
 
 
 # Sums by lane -----------------------------------------------------------------------------------------------
@@ -93,36 +95,12 @@ def _moments(part, x, quads, tiles, lanes, samples, pixels, C):
             q = (q[0] + v[0] * v[0], q[1] + v[1] * v[1], q[2] + v[2] * v[2], q[3] + v[3] * v[3])
             i = uint32(i + slots * C)
             left = uint32(left - slots) if left > slots else uint32(0)
-    _put_moments(part, first, second, k, s, q, quads, c, C)
-
-
-@device
-def _put_moments(part, first, second, k, s, q, quads, c, C):
-    t = uint32(cuda.threadIdx.x)
-    store4(first, uint32(t * FOUR), s)
-    store4(second, uint32(t * FOUR), q)
-    cuda.syncthreads()
-    if t < uint32(ONE << quads):
-        for j in range(4):
-            if uint32(c + uint32(j)) < C:
-                a = b = ZERO
-                i = uint32(t * FOUR + uint32(j))
-                for _ in range(uint32(uint32(THREADS) >> quads)):
-                    a += first[i]
-                    b += second[i]
-                    i = uint32(i + uint32(FOUR << quads))
-                to = uint32(uint32(cuda.blockIdx.x) * THREE * C + c + uint32(j))
-                part[uint32(to + C)] = a
-                part[uint32(to + TWO * C)] = b
+    s, q = block_sum(first, s, quads), block_sum(second, q, quads)
+    if uint32(cuda.threadIdx.x) < uint32(ONE << quads) and c < C:
         to = uint32(uint32(cuda.blockIdx.x) * THREE * C + c)
-        if c < C:
-            part[to] = k[0]
-        if uint32(c + ONE) < C:
-            part[uint32(to + ONE)] = k[1]
-        if uint32(c + TWO) < C:
-            part[uint32(to + TWO)] = k[2]
-        if uint32(c + THREE) < C:
-            part[uint32(to + THREE)] = k[3]
+        give4(part, to, c, C, k)
+        give4(part, uint32(to + C), c, C, s)
+        give4(part, uint32(to + TWO * C), c, C, q)
 
 
 @op
@@ -153,23 +131,6 @@ def _place():
 
 
 @device
-def _all_slots(shared, high, low):
-    """The sum of a column over all slots, for each thread of the column, in the order of slots."""
-    t = uint32(cuda.threadIdx.x)
-    shared[t] = high
-    shared[uint32(t + uint32(THREADS))] = low
-    cuda.syncthreads()
-    high = low = ZERO
-    i = uint32(t & uint32(COLUMNS - 1))
-    for _ in range(SLOTS):
-        high, low = exact.add(high, low, shared[i])
-        low += shared[uint32(i + uint32(THREADS))]
-        i = uint32(i + uint32(COLUMNS))
-    cuda.syncthreads()
-    return high, low
-
-
-@device
 def _pixels_of_lane(lane, lanes, samples, pixels):
     after = lane_start(uint32(lane + ONE), lanes, samples, pixels)
     return float32(uint32(after - lane_start(lane, lanes, samples, pixels)))
@@ -194,8 +155,8 @@ def _finalize(
             high, low = exact.add_product(high, low, n, moments[at] - pivot)
             high, low = exact.add(high, low, moments[uint32(at + C)])
             lane, at = uint32(lane + uint32(SLOTS)), uint32(at + uint32(SLOTS) * three)
-    high, low = _all_slots(shared, high, low)
-    offset = (high + low) / count  # of the mean from the pivot
+    high, low = exact.block_sum(shared, high, low, uint32(COLUMNS))
+    offset = exact.rounded(high, low) / count  # of the mean from the pivot
     high = low = ZERO
     if c < C:  # Chan, Golub & LeVeque 1979: within the lanes, and between their means
         lane, at = slot, uint32(slot * three + c)
@@ -207,9 +168,9 @@ def _finalize(
             high, low = exact.add_product(high, low, -(n * own), own)
             high, low = exact.add_product(high, low, n * between, between)
             lane, at = uint32(lane + uint32(SLOTS)), uint32(at + uint32(SLOTS) * three)
-    high, low = _all_slots(shared, high, low)
+    high, low = exact.block_sum(shared, high, low, uint32(COLUMNS))
     if slot == uint32(0) and c < C:
-        square = high + low
+        square = exact.rounded(high, low)
         if square < ZERO:  # rounding, where a channel is constant but for its pivot; a NaN stays
             square = ZERO
         m, r = pivot + offset, FLOAT1 / math.sqrt(square / count + eps)
@@ -281,10 +242,10 @@ def _backward_finalize(dgamma, dbeta, ga, gb, sums, mean, rstd, scale, count, la
             high, low = exact.add(high, low, sums[at])
             first, second = exact.add(first, second, sums[uint32(at + C)])
             lane, at = uint32(lane + uint32(SLOTS)), uint32(at + uint32(2 * SLOTS) * C)
-    high, low = _all_slots(shared, high, low)
-    first, second = _all_slots(shared, first, second)
+    high, low = exact.block_sum(shared, high, low, uint32(COLUMNS))
+    first, second = exact.block_sum(shared, first, second, uint32(COLUMNS))
     if slot == uint32(0) and c < C:
-        total, slope = high + low, rstd[c] * (first + second)
+        total, slope = exact.rounded(high, low), rstd[c] * exact.rounded(first, second)
         dbeta[c], dgamma[c] = total, slope
         b = -scale[c] * rstd[c] * slope / count
         # Of the rounded gb, so that ga + gb * raw cancels at raw = mean as it should.
@@ -316,9 +277,9 @@ def _sum_lanes(y, part, lanes, stride, size):
         while lane < lanes:
             high, low = exact.add(high, low, part[at])
             lane, at = uint32(lane + uint32(SLOTS)), uint32(at + uint32(SLOTS) * stride)
-    high, low = _all_slots(shared, high, low)
+    high, low = exact.block_sum(shared, high, low, uint32(COLUMNS))
     if slot == uint32(0) and i < size:
-        y[i] = high + low
+        y[i] = exact.rounded(high, low)
 
 
 @op

@@ -8,7 +8,7 @@ from numba import cuda, float32, uint32
 from fastadam.kernels import rules
 from fastadam.kernels.cuda import exact
 from fastadam.kernels.cuda.jit import device, kernel
-from fastadam.kernels.cuda.launch import Launch, blocks_of, op
+from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
 from fastadam.kernels.cuda.ptx import ZERO, load4, store4
 from fastadam.kernels.rules import GRAD_SCALE, Hyper
 
@@ -20,8 +20,12 @@ _sgd = device(rules.sgd)
 THREADS = 256
 FIELDS = len(Hyper._fields)
 ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
+ALIGNED = uint32(0xFFFFFFFC)
 FLOAT1, NORM_EPS = np.float32(1), np.float32(1e-6)
 BOTH = 2 * THREADS
+
+TILE = 16 * THREADS
+"""Numbers of a lane that a block sums the squares of."""
 
 
 @device
@@ -212,45 +216,63 @@ def accumulate(y, x):
 
 
 @device
-def _fold(shared, high, low):
-    """The sum over a block of pairs, in thread 0: by halves, so in a fixed order."""
-    t = uint32(cuda.threadIdx.x)
-    shared[t], shared[uint32(t + uint32(THREADS))] = high, low
-    cuda.syncthreads()
-    half = uint32(THREADS // 2)
-    while half > uint32(0):
-        if t < half:
-            high, low = exact.add(high, low, shared[uint32(t + half)])
-            low += shared[uint32(t + half + uint32(THREADS))]
-            shared[t], shared[uint32(t + uint32(THREADS))] = high, low
-        half = uint32(half >> ONE)
-        cuda.syncthreads()
-    return high, low
+def _put_pair(part, i, high, low):
+    """part[i] = the pair with all that fits in ``high``; beyond float32 there is no rest."""
+    total = exact.rounded(high, low)
+    rest = low - (total - high)
+    part[uint32(i + i)] = total
+    part[uint32(i + i + ONE)] = rest if rest == rest else ZERO
 
 
 @device
-def _settled(high, low):
-    """The pair with all that fits in ``high``; where that is not finite the rest says nothing."""
-    total = high + low
-    rest = low - (total - high)
-    return total, (rest if rest == rest else ZERO)
-
-
-@kernel(THREADS)
-def _norm_lanes(part, g, lanes, n):
-    """A block has a lane; 64-bit shares, as a large arena times the number of lanes goes beyond 32."""
-    shared = cuda.shared.array(BOTH, float32)
-    lane = uint32(cuda.blockIdx.x)
-    first, end = uint32(lane * n // lanes), uint32((lane + 1) * n // lanes)
+def _sum_pairs(shared, part, first, end):
+    """The sum of part[first : end], pairs."""
     high = low = ZERO
     i = uint32(first + uint32(cuda.threadIdx.x))
     while i < end:
-        high, low = exact.add_product(high, low, g[i], g[i])
+        high, low = exact.add(high, low, part[uint32(i + i)])
+        low += part[uint32(i + i + ONE)]
         i = uint32(i + uint32(THREADS))
-    high, low = _fold(shared, high, low)
+    return exact.block_sum(shared, high, low, ONE)
+
+
+@kernel(THREADS)
+def _square_tiles(part, g, lanes, tiles, n):
+    """A block has a tile of a lane; 64-bit shares, as a large arena times the number of lanes goes beyond 32."""
+    shared = cuda.shared.array(BOTH, float32)
+    block = uint32(cuda.blockIdx.x)
+    lane = uint32(block // tiles)
+    first, end = uint32(lane * n // lanes), uint32((lane + 1) * n // lanes)
+    first = uint32(first + uint32(block % tiles) * uint32(TILE))
+    end = min(end, uint32(first + uint32(TILE)))
+    high = low = ZERO
+    i = uint32((first & ALIGNED) + uint32(cuda.threadIdx.x) * FOUR)
+    while i < end:
+        if i >= first and uint32(i + FOUR) <= end:
+            v = load4(g, i)
+            high, low = exact.add_product(high, low, v[0], v[0])
+            high, low = exact.add_product(high, low, v[1], v[1])
+            high, low = exact.add_product(high, low, v[2], v[2])
+            high, low = exact.add_product(high, low, v[3], v[3])
+        else:
+            k = max(i, first)
+            while k < min(end, uint32(i + FOUR)):
+                high, low = exact.add_product(high, low, g[k], g[k])
+                k = uint32(k + ONE)
+        i = uint32(i + uint32(4 * THREADS))
+    high, low = exact.block_sum(shared, high, low, ONE)
     if uint32(cuda.threadIdx.x) == uint32(0):
-        high, low = _settled(high, low)
-        part[uint32(lane + lane)], part[uint32(lane + lane + ONE)] = high, low
+        _put_pair(part, block, high, low)
+
+
+@kernel(THREADS)
+def _join_squares(part, tiled, tiles):
+    """A block has a lane."""
+    shared = cuda.shared.array(BOTH, float32)
+    lane = uint32(cuda.blockIdx.x)
+    high, low = _sum_pairs(shared, tiled, uint32(lane * tiles), uint32(uint32(lane + ONE) * tiles))
+    if uint32(cuda.threadIdx.x) == uint32(0):
+        _put_pair(part, lane, high, low)
 
 
 @op
@@ -261,23 +283,19 @@ def norm_lanes(part, g):
     g (n,)              in
     """
     lanes, _ = part.shape
-    yield Launch(_norm_lanes, lanes, (part, g, lanes, g.size))
+    tiles = blocks_of(blocks_of(g.size, lanes), TILE)
+    tiled = Scratch(lanes * tiles * 2) if tiles > 1 else part
+    yield Launch(_square_tiles, lanes * tiles, (tiled, g, lanes, tiles, g.size))
+    if tiles > 1:
+        yield Launch(_join_squares, lanes, (part, tiled, tiles))
 
 
 @kernel(THREADS)
 def _clip_factor(h, part, max_norm, lanes, groups):
     shared = cuda.shared.array(BOTH, float32)
-    t = uint32(cuda.threadIdx.x)
-    high = low = ZERO
-    i = t
-    while i < lanes:
-        high, low = exact.add(high, low, part[uint32(i + i)])
-        low += part[uint32(i + i + ONE)]
-        i = uint32(i + uint32(THREADS))
-    high, low = _fold(shared, high, low)
-    if t == uint32(0):
-        high, low = _settled(high, low)
-        factor = max_norm / (math.sqrt(high) + NORM_EPS)
+    high, low = _sum_pairs(shared, part, uint32(0), lanes)
+    if uint32(cuda.threadIdx.x) == uint32(0):
+        factor = max_norm / (math.sqrt(exact.rounded(high, low)) + NORM_EPS)
         if factor >= FLOAT1:
             factor = FLOAT1
         for group in range(groups):

@@ -14,6 +14,7 @@ from fastadam.kernels.cuda.rows import (
     THREADS,
     Tiling,
     add_products,
+    block_sum,
     finish_row4,
     give4,
     pending4,
@@ -23,6 +24,7 @@ from fastadam.kernels.cuda.rows import (
     row_place,
     take4,
     times4,
+    width_of,
 )
 
 ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
@@ -82,7 +84,7 @@ def _given(d, v0, v1, v2, v3):
     )  # fmt: skip
 
 
-@kernel(THREADS)
+@kernel(THREADS, 3)
 def _unmax(
     dx, part, dy, x, scale, shift, base, of, centre, act, has_base, has_of, has_sums,
     quads, tiles, lanes, samples, windows, C, H, W,
@@ -158,15 +160,20 @@ def maxpool_backward(dx, sums, dy, x, scale, shift, base, of, centre, act):
 
 
 @kernel(THREADS)
-def _mean(y, x, scale, shift, act, share, samples, pixels, C):
-    i = uint32(cuda.grid(1))
-    quads = uint32((C + THREE) >> TWO)
-    n, c = uint32(i // quads), uint32(uint32(i % quads) * FOUR)
-    if n < samples:
-        total, at = ZERO4, uint32(n * pixels * C + c)
-        for _ in range(pixels):
+def _mean(y, x, scale, shift, act, share, quads, pixels, C):
+    """A block has a sample."""
+    shared = cuda.shared.array(SUMS, float32, alignment=16)
+    t, n = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+    c = uint32((uint32(cuda.blockIdx.y << quads) + (t & uint32((ONE << quads) - ONE))) * FOUR)
+    pixel, slots = uint32(t >> quads), uint32(uint32(THREADS) >> quads)
+    total = ZERO4
+    if c < C:
+        at = uint32(uint32(n * pixels + pixel) * C + c)
+        while pixel < pixels:
             total = plus4(total, pending4(x, at, c, C, scale, shift, act))
-            at = uint32(at + C)
+            pixel, at = uint32(pixel + slots), uint32(at + slots * C)
+    total = block_sum(shared, total, quads)
+    if t < uint32(ONE << quads) and c < C:
         give4(y, uint32(n * C + c), c, C, times4(total, share))
 
 
@@ -178,9 +185,8 @@ def avgpool_forward(y, x, scale, shift, act):
     x (N, H, W, C)   in, raw; scale, shift (C,) its pending affine (act 1); act 2 is a pending ReLU
     """
     N, C = y.shape
-    pixels = pixels_of(x)
-    arguments = y, x, scale, shift, act, 1.0 / pixels, N, pixels, C
-    yield Launch(_mean, blocks_of(N * blocks_of(C, 4), THREADS), arguments)
+    pixels, quads = pixels_of(x), width_of(C)
+    yield Launch(_mean, (N, blocks_of(C, 4 << quads)), (y, x, scale, shift, act, 1.0 / pixels, quads, pixels, C))
 
 
 @kernel(THREADS)

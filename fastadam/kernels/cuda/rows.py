@@ -15,7 +15,7 @@ from fastadam.kernels.cuda.ptx import ZERO, ZERO4, load4, store4
 
 THREADS = 256
 SUMS = 4 * THREADS
-"""Floats of shared memory that ``put_sums`` takes for each of its two sums."""
+"""Floats of shared memory that ``block_sum`` takes."""
 
 ROWS = 128
 """Rows of a tile."""
@@ -113,7 +113,7 @@ def add_products(q, d, of, middle, i, c, C):
 
 @device
 def row_place(quads, tiles, lanes, samples, pixels):
-    """(first row of the thread, rows left from there on, its first channel): see ``strip``."""
+    """(first row of the thread, rows left from there on, its first channel)."""
     t = uint32(cuda.threadIdx.x)
     first, rows = tile_place(uint32(cuda.blockIdx.x), tiles, lanes, samples, pixels, uint32(ROWS))
     slot = uint32(t >> quads)
@@ -122,22 +122,28 @@ def row_place(quads, tiles, lanes, samples, pixels):
 
 
 @device
-def put_sums(part, first, second, s, q, quads, c, C):
-    """part[block, 0 and 1, C] from each thread's sums of its channels, in the order of rows.
+def block_sum(shared, s, quads):
+    """The block's sum of ``s``, by channel and in the order of rows, in the first threads, a row of them.
 
-    first, second   shared memory, ``SUMS`` floats each
+    shared   ``SUMS`` floats
     """
     t = uint32(cuda.threadIdx.x)
-    store4(first, uint32(t * FOUR), s)
-    store4(second, uint32(t * FOUR), q)
+    store4(shared, uint32(t * FOUR), s)
     cuda.syncthreads()
-    if t < uint32(ONE << quads) and c < C:
-        s = q = ZERO4
+    if t < uint32(ONE << quads):
+        s = ZERO4
         i, step = uint32(t * FOUR), uint32(FOUR << quads)
         for _ in range(uint32(uint32(THREADS) >> quads)):
-            s = plus4(s, load4(first, i))
-            q = plus4(q, load4(second, i))
+            s = plus4(s, load4(shared, i))
             i = uint32(i + step)
+    return s
+
+
+@device
+def put_sums(part, first, second, s, q, quads, c, C):
+    """part[block, 0 and 1, C] from each thread's sums of its channels; first, second as ``block_sum`` needs them."""
+    s, q = block_sum(first, s, quads), block_sum(second, q, quads)
+    if uint32(cuda.threadIdx.x) < uint32(ONE << quads) and c < C:
         to = uint32(uint32(cuda.blockIdx.x) * TWO * C + c)
         give4(part, to, c, C, s)
         give4(part, uint32(to + C), c, C, q)
