@@ -150,3 +150,50 @@ def test_layouts_refuse_a_wrong_shape():
         to_kernel(param, np.zeros((2, 3, 4, 5)))
     with pytest.raises(ValueError, match=r"c.weight: expected shape \(2, 3, 4, 5\), found \(5,\)"):
         to_public(param, np.zeros(5))
+
+
+class Elsewhere:
+    """A device with memory of its own, which counts what is copied to it and back."""
+
+    is_host = False
+
+    def __init__(self, name):
+        self.name, self.sent, self.fetched = name, 0, 0
+
+    def empty(self, shape, dtype=np.float32):
+        return np.full(shape, 0xFF, np.uint8).view(dtype)
+
+    def write(self, array, value):
+        self.sent += 1
+        array[...] = value
+
+    def read(self, array, out):
+        self.fetched += 1
+        out[...] = array
+
+
+def test_numbers_are_where_they_were_asked_for_last():
+    arena, gpu, other = Arena({"w": (2, 3), "b": (3,)}), Elsewhere("gpu"), Elsewhere("other")
+    arena.views["b"][:] = 1
+    placed = arena.on(gpu)
+    assert placed.views["b"].tolist() == [1, 1, 1]
+    assert placed.views["w"].shape == (2, 3)
+    placed.views["b"][:] = 2
+    assert arena.on(gpu) is placed
+    assert (gpu.sent, gpu.fetched) == (1, 0)  # nothing moves while nobody else asks
+    assert arena.on(other).views["b"].tolist() == [2, 2, 2]
+    arena.on(other).views["b"][:] = 3
+    assert arena.views["b"].tolist() == [3, 3, 3]
+    assert arena.on(gpu).views["b"].tolist() == [3, 3, 3]
+    placed.views["w"][:] = 5
+    arena.load({"w": np.zeros((2, 3)), "b": np.full(3, 4)})
+    assert arena.on(gpu).views["b"].tolist() == [4, 4, 4]
+    assert arena.on(gpu).flat.sum() == 12
+
+
+def test_the_host_itself_is_no_copy():
+    arena, host = Arena({"w": (4,)}), Elsewhere("cpu")
+    host.is_host = True
+    arena.on(host).views["w"][:] = 7
+    assert arena.flat[:4].tolist() == [7, 7, 7, 7]
+    assert (host.sent, host.fetched) == (0, 0)
