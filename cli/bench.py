@@ -43,8 +43,8 @@ def _options(function: Any) -> Any:
 def command(ctx: click.Context, /, parts: tuple[str, ...], json: bool, quiet: bool, **values: Any) -> None:
     """Measure how fast this machine trains, beside its limits and PyTorch.
 
-    First what the machine can do at the most: multiply-adds a second, bytes a second, the cost of a parallel
-    loop. Then all parts, or those named:
+    First what the device can do at the most: multiply-adds a second, bytes a second, the cost of a parallel
+    loop or of a launch. Then all parts, or those named:
 
     \b
       adam     one update of many small tensors, of 1 and of 10 million parameters
@@ -54,14 +54,19 @@ def command(ctx: click.Context, /, parts: tuple[str, ...], json: bool, quiet: bo
 
     Nothing is measured beside PyTorch unless --vs torch asks for it. Then both sides do the same work, which
     their losses must show, in processes of their own and in turns; a ratio is the median over rounds, with its
-    quartiles. PyTorch runs in its best setting for a CPU: eager, channels last, fused Adam, ReLU in place. All
-    figures are those of this machine at this time: let it have nothing else to do.
+    quartiles. PyTorch runs in its best setting: eager, channels last, fused Adam, ReLU in place; on a GPU with
+    TF32 off and the algorithms of cuDNN tried out. All figures are those of this machine at this time: let it
+    have nothing else to do.
+
+    With --device cuda the calls of a step are on the GPU's own clock, which does not see the host; updates and
+    steps are on the host's, until the GPU is done. This has not met a GPU yet: no figure of one has been taken.
 
     \b
     Examples:
       fastadam bench
       fastadam bench train --vs torch
       fastadam bench kernels --model cnn --batch-size 32,128 --threads 1
+      fastadam bench adam kernels --device cuda
       fastadam bench train --data cifar10 --model cnn --epochs 5 --vs torch
       fastadam bench adam startup --repeats 5 --json
     """

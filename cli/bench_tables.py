@@ -25,19 +25,44 @@ def show_results(results: Result) -> None:
 
 
 def _show_machine(environment: Result, limits: Result) -> None:
-    cpu, threads = environment["cpu"], environment["threads"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    cpu = environment["cpu"]
     rows = [
         ("cpu", f"{cpu['name']} ({cpu['llvm_name']}), {cpu['vectors']}"),
-        ("cores, threads", f"{environment['cores']}, {threads} ({environment['threading_layer']})"),
-        ("versions", versions),
-        ("multiply-adds", f"{limits['fma_gflops_one_thread']:.1f} GFLOP/s one thread, {limits['fma_gflops']:.1f} all"),
-        ("memory", f"{limits['copy_gb_per_second']:.1f} GB/s copying, {limits['adam_mix_gb_per_second']:.1f} as Adam"),
-        ("fork and join", f"{limits['fork_join_microseconds']:.1f} microseconds"),
+        *_place_rows(environment),
+        ("versions", ", ".join(f"{name} {version}" for name, version in environment["versions"].items())),
+        *_limit_rows(limits),
     ]
     click.echo("All figures are those of this machine:")
     for name, value in rows:
         click.echo(f"{name:<15} {value}")
+
+
+def _place_rows(environment: Result) -> list[tuple[str, str]]:
+    """What is computed on: threads of the CPU, or a GPU."""
+    gpu, cores = environment.get("gpu"), str(environment["cores"])
+    if gpu is None:
+        return [("cores, threads", f"{cores}, {environment['threads']} ({environment['threading_layer']})")]
+    card = f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['multiprocessors']} multiprocessors"
+    return [
+        ("cores", cores),
+        (environment["device"], f"{card}, {human_bytes(gpu['memory_bytes'])}"),
+        ("cuda", f"driver {environment['driver']}, toolkit {environment['toolkit']}, {environment['package']}"),
+    ]
+
+
+def _limit_rows(limits: Result) -> list[tuple[str, str]]:
+    """The most that it can do: of one thread and of all where there are such."""
+    peak = f"{limits['fma_gflops']:.1f}"
+    if "launch_microseconds" in limits:
+        peak, nothing = f"{peak} GFLOP/s", ("empty launch", limits["launch_microseconds"])
+    else:
+        peak = f"{limits['fma_gflops_one_thread']:.1f} GFLOP/s one thread, {peak} all"
+        nothing = ("fork and join", limits["fork_join_microseconds"])
+    return [
+        ("multiply-adds", peak),
+        ("memory", f"{limits['copy_gb_per_second']:.1f} GB/s copying, {limits['adam_mix_gb_per_second']:.1f} as Adam"),
+        (nothing[0], f"{nothing[1]:.1f} microseconds"),
+    ]
 
 
 def _show_adam(results: Sequence[Result]) -> None:
@@ -55,8 +80,10 @@ def _show_adam(results: Sequence[Result]) -> None:
 
 def _show_kernels(results: Sequence[Result]) -> None:
     for i, result in enumerate(results):
+        launches = f" in {result['launches']} launches" if result["launches"] > result["calls"] else ""
         click.echo(
-            "\n" * (i > 0) + f"kernels: one step of {_title(result)}, {_number(result['milliseconds'])} ms in all"
+            "\n" * (i > 0) + f"kernels: one step of {_title(result)}, {_number(result['milliseconds'])} ms in all: "
+            f"{result['calls']} calls{launches}"
         )
         peer = any(row["ratio"] is not None for row in result["rows"])
         head: tuple[str, ...] = ("op", "layers", "shape", "calls", "ms", "GFLOP/s", "GB/s", "of roof", "of step")

@@ -3,13 +3,14 @@
 import contextlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from fastadam.device import start_numba, usable_threads
+from fastadam.device import Loops, start_numba, usable_threads
 from fastadam.errors import DeviceError
 
 _RUNNING = threading.RLock()
@@ -29,8 +30,7 @@ class CudaDevice:
         self.ops: ModuleType = cuda
         self.card = driver.open_card(number)
         self.name, self.threads = f"cuda:{number}", usable_threads(threads)
-        capability = ".".join(map(str, self.card.capability))
-        self.description = f"{self.name}, {self.card.name}, compute capability {capability}"
+        self.description = f"{self.name}, {self.card.name}, compute capability {_dotted(self.card.capability)}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -88,6 +88,35 @@ class CudaDevice:
         with self.running():
             self._driver.synchronize()
 
+    def seconds(self, actions: Sequence[Callable[[], Any]]) -> list[float]:
+        """Seconds the GPU takes for each of some actions, which it finds launched already: not those of the host."""
+        from fastadam.kernels.cuda import limits
+
+        with self.running():
+            return self._driver.seconds([partial(limits.hold, len(actions)), *actions])[1:]
+
+    @property
+    def limits(self) -> Loops:
+        """Kernels that show what the GPU can do at the most."""
+        from fastadam.kernels.cuda import limits
+
+        lanes = limits.BLOCKS * self.card.multiprocessors
+        return Loops(limits, limits.launches, lanes=lanes, times=1 << 17, floats=1 << 26)
+
+    def describe(self) -> dict[str, Any]:
+        """The card, and what computes on it: {"gpu", "package", "driver", "toolkit"}."""
+        card = {
+            "name": self.card.name,
+            "capability": _dotted(self.card.capability),
+            "multiprocessors": self.card.multiprocessors,
+            "memory_bytes": self.card.memory,
+        }
+        return {"gpu": card, **self._driver.versions()}
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
 
 def _find_driver(threads: int | None = None) -> Any:
     """``fastadam.kernels.cuda.driver``, if the CUDA package is installed."""
@@ -121,7 +150,7 @@ def describe_gpus() -> dict[str, Any]:
                 {
                     "device": f"cuda:{card.number}",
                     "name": card.name,
-                    "capability": "{}.{}".format(*card.capability),
+                    "capability": _dotted(card.capability),
                     "memory_bytes": card.memory,
                     "problem": problem,
                 }

@@ -11,11 +11,13 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -41,6 +43,22 @@ the default, which on a machine with other work to do costs a third of the speed
 def cores() -> int:
     """CPU cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Loops(NamedTuple):
+    """What shows how much a device can do at the most, in sizes that keep all of it busy and longer than its clock.
+
+    module   has ``multiply_add(a, times)``, ``copy(y, x)``, ``mix(p, m, v, g)``, and LANE, the floats of a row of a
+    empty    ``empty(y, times)``: so many parallel loops, or launches, with nothing in them
+    lanes    rows of a                times    of ``multiply_add``
+    floats   in each of the two arrays of a copy, and half as many in the four of the mix: more than caches hold
+    """
+
+    module: ModuleType
+    empty: Callable[..., Any]
+    lanes: int
+    times: int
+    floats: int
 
 
 class Device(Protocol):
@@ -88,6 +106,19 @@ class Device(Protocol):
     def available_memory(self) -> float:
         """Bytes of the device's memory to be had now."""
 
+    def synchronize(self) -> None:
+        """Wait until everything asked for is done."""
+
+    def seconds(self, actions: Sequence[Callable[[], Any]]) -> list[float]:
+        """Seconds of each of some actions, run one after the other, on the device's own clock."""
+
+    @property
+    def limits(self) -> Loops:
+        """What shows how much the device can do at the most; for measurements."""
+
+    def describe(self) -> dict[str, Any]:
+        """What decides its speed, ready for JSON, once it has computed something."""
+
 
 def get_device(name: str = "auto", threads: int | None = None) -> Device:
     """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, with ``threads`` CPU threads (default: all cores).
@@ -107,11 +138,6 @@ def get_device(name: str = "auto", threads: int | None = None) -> Device:
 
         with contextlib.suppress(DeviceError):
             return CudaDevice(0, threads)
-    return cpu_device(threads)
-
-
-def cpu_device(threads: int | None = None) -> "CpuDevice":
-    """The CPU, for what is measured of it."""
     return CpuDevice(threads)
 
 
@@ -180,13 +206,6 @@ class CpuDevice:
 
         reserve(self.workspace(calls) // 4)
 
-    @property
-    def limits(self) -> ModuleType:
-        """Loops that show what the device can do at the most; for measurements."""
-        from fastadam.kernels.cpu import limits
-
-        return limits
-
     def compile_clock(self, started: Callable[[], None]) -> Any:
         """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""
         from fastadam.kernels.cache import compile_clock
@@ -196,6 +215,29 @@ class CpuDevice:
     def available_memory(self) -> float:
         """Bytes to be had now without swapping, within a container's limit."""
         return max(0, min(_available_host_memory(), *map(_available_in_cgroup, _own_cgroups())))
+
+    def synchronize(self) -> None:
+        """Nothing: what was called is done."""
+
+    def seconds(self, actions: Sequence[Callable[[], Any]]) -> list[float]:
+        """Seconds of each of some actions, by the clock on the wall."""
+        with self.running():
+            clock = [time.perf_counter()]
+            for action in actions:
+                action()
+                clock.append(time.perf_counter())
+        return [ended - begun for begun, ended in pairwise(clock)]
+
+    @property
+    def limits(self) -> Loops:
+        """Loops that show what the CPU can do at the most."""
+        from fastadam.kernels.cpu import limits
+
+        return Loops(limits, limits.fork_joins, lanes=self.threads, times=2_000_000, floats=1 << 24)
+
+    def describe(self) -> dict[str, Any]:
+        """{"threads", "threading_layer"}; numba chooses the layer at the first parallel loop."""
+        return {"threads": self.threads, "threading_layer": threading_layer()}
 
 
 def _available_host_memory() -> int:

@@ -94,7 +94,7 @@ class Program:
             yield from call.scalars.values()
 
         self.calls = [(getattr(ops, call.op), tuple(arguments(call))) for call in plan.calls]
-        self._steps = [step for function, arguments in self.calls for step in _bound(function, arguments)]
+        self._steps = [step for function, arguments in self.calls for step in bound(function, arguments)]
 
     def run(self) -> None:
         """One step, over the inputs as they are now."""
@@ -139,8 +139,8 @@ class Program:
         return array
 
 
-def _bound(function: Any, arguments: tuple[Any, ...]) -> Iterable[Callable[[], None]]:
-    """What runs one call: an op that is a list of launches is bound to its arguments once."""
+def bound(function: Any, arguments: tuple[Any, ...]) -> list[Callable[[], None]]:
+    """What runs one call: each launch of an op that is a list of them, its arguments converted now."""
     bind = getattr(function, "bind", None)
     return bind(*arguments) if bind else [partial(function, *arguments)]
 

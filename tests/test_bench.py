@@ -15,15 +15,16 @@ from fastadam_cli.main import main
 from fastadam_cli.options import ListType
 
 from fastadam import data, models
-from fastadam.bench import adam, calls, measure, memory, numbers, rounds, steps, work
+from fastadam.bench import adam, calls, machine, measure, memory, numbers, rounds, steps, work
 from fastadam.bench.children import OWN_VARIABLES, Child
 from fastadam.bench.config import PARTS, SETTINGS, BenchConfig
 from fastadam.bench.fresh import answer, ask_fresh
 from fastadam.bench.numbers import Limits
 from fastadam.bench.rounds import Budget
 from fastadam.bench.runs import bench_runs
-from fastadam.device import get_device
-from fastadam.errors import BenchError, ConfigError, DataError, OutOfMemoryError
+from fastadam.device import Loops, get_device
+from fastadam.errors import BenchError, ConfigError, DataError, DeviceError, OutOfMemoryError
+from fastadam.program import bound
 
 TORCH = importlib.util.find_spec("torch") is not None
 LIMITS = Limits(fma_one=50e9, fma=100e9, copy=10e9, mix=20e9, fork_join=5e-6)
@@ -60,6 +61,10 @@ def test_the_share_of_the_roof():
     assert told == {
         "fma_gflops_one_thread": 50, "fma_gflops": 100, "copy_gb_per_second": 10, "adam_mix_gb_per_second": 20,
         "fork_join_microseconds": pytest.approx(5),
+    }  # fmt: skip
+    card = Limits(fma=1e12, copy=1e12, mix=1e12, launch=3e-6)  # which has no threads
+    assert card.to_dict().keys() == {
+        "fma_gflops", "copy_gb_per_second", "adam_mix_gb_per_second", "launch_microseconds",
     }  # fmt: skip
 
 
@@ -99,6 +104,9 @@ def test_rows_gather_equal_calls():
     assert stem.layers == ["conv1"]
     (wide,) = (row for row in rows if row.op == "conv2d_forward" and "layer3.1.conv1" in row.layers)
     assert wide.layers == ["layer3.1.conv1", "layer3.2.conv1"]  # others read a pending batch norm
+    assert [row.launches for row in rows] == [len(row.places) for row in rows]
+    (wide,) = (row for row in calls.rows_of(plan.calls, range(len(plan.calls))) if row.places == wide.places)
+    assert wide.launches == sum(wide.places)
 
 
 def test_sides_that_did_other_work_are_told_of():
@@ -115,7 +123,7 @@ def test_sides_that_did_other_work_are_told_of():
 
 def test_the_two_updates_move_as_far_as_adam_does():
     """Three steps with the same gradients move every parameter by three times the rate."""
-    ours = adam.OurUpdate("resnet20", 1)
+    ours = adam.OurUpdate("resnet20", "cpu", 1)
     assert ours.begin() == pytest.approx(adam.FIRST * adam.LR * np.sqrt(272_474), rel=1e-3)
 
 
@@ -145,9 +153,124 @@ def test_peak_memory_is_what_was_taken_since():
     del block
     assert 0.9 < (memory.peak() - before) / 2**27 < 1.5
     assert memory.restart_peak() - before < 1 << 26
+    taken = memory.meter_of(get_device("cpu", 1))
+    block = np.ones(1 << 24)
+    del block
+    assert 0.9 < taken() / 2**27 < 1.5
     assert steps.memory_ratio({"fastadam": 100, "torch": 250}) == 2.5
     assert steps.memory_ratio({"fastadam": None, "torch": 250}) is None
     assert steps.memory_ratio({"fastadam": 100}) is None
+
+
+def test_memory_of_a_gpu_is_what_it_has_less_to_offer():
+    """Told once: later on another process may take some too."""
+
+    class Card:
+        is_host, free = False, 1000
+
+        def available_memory(self) -> float:
+            return self.free
+
+    card = Card()
+    taken = memory.meter_of(card)  # type: ignore[arg-type]
+    card.free = 400
+    assert taken() == 600
+    card.free = 100
+    assert taken() == 600
+
+
+# Devices --------------------------------------------------------------------------------------------------
+
+
+def test_a_device_times_what_it_runs():
+    """In turn, each on its own."""
+    device, done = get_device("cpu", 1), []
+    seconds = device.seconds([lambda: done.append(1), lambda: time.sleep(0.05), lambda: done.append(2)])
+    assert done == [1, 2]
+    assert len(seconds) == 3
+    assert seconds[1] >= 0.05 > seconds[0] >= 0
+    assert device.seconds([]) == []
+
+
+def test_a_call_of_the_cpu_is_one_thing_to_do():
+    device, y = get_device("cpu", 1), np.ones(4, np.float32)
+    (action,) = bound(device.ops.accumulate, (y, np.ones(4, np.float32)))
+    with device.running():
+        action()
+        action()
+    device.synchronize()
+    assert y.tolist() == [3, 3, 3, 3]
+
+
+def test_a_machine_tells_its_limits(monkeypatch):
+    device = get_device("cpu", 2)
+    loops = device.limits
+    assert loops.lanes == 2
+    small = Loops(loops.module, loops.empty, lanes=2, times=100, floats=1 << 12)
+    monkeypatch.setattr(type(device), "limits", small)
+    made = machine.Machine("cpu", 2)
+    assert made.place() == ("cpu", 2)
+    environment, limits = made.measure()
+    assert environment["device"] == "cpu"
+    assert limits.launch is None
+    assert all(value > 0 for value in limits.to_dict().values())
+
+
+def test_the_limits_of_a_gpu_compile():
+    """To 16-byte accesses, to hardly anything but multiply-adds, and without float64."""
+    pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'fastadam[cuda13]'")
+    from cuda_kernels import compiling_for
+    from numba import cuda, types
+
+    from fastadam.kernels.cuda import limits
+
+    flat, number = types.Array(types.float32, 1, "C"), types.uint32
+    texts = {}
+    for kernel, arguments in (
+        (limits._multiply_add, (flat, number)), (limits._copy, (flat, flat, number)),
+        (limits._mix, (flat, flat, flat, flat, number)), (limits._nothing, (flat,)), (limits._sleep, (number,)),
+    ):  # fmt: skip
+        with compiling_for((7, 5)):
+            texts[kernel] = cuda.compile_ptx(kernel.py_func, types.void(*arguments), cc=(7, 5))[0]
+        assert ".f64" not in texts[kernel]
+        assert ".local" not in texts[kernel]
+    for kernel, loads, stores in ((limits._multiply_add, 4, 4), (limits._copy, 1, 1), (limits._mix, 4, 3)):
+        assert texts[kernel].count("ld.global.v4") == loads
+        assert texts[kernel].count("st.global.v4") == stores
+    assert texts[limits._multiply_add].count("fma.rn.f32") % (limits.ACCUMULATORS * limits.UNROLLED) == 0
+    assert "nanosleep" in texts[limits._sleep]
+
+
+def test_without_a_gpu_one_line_says_what_to_do(monkeypatch):
+    try:
+        get_device("cuda")
+    except DeviceError as error:
+        problem = str(error)
+    else:
+        pytest.skip("there is a GPU")
+    result = run("adam", "--device", "cuda", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {problem}\n"
+    assert "--device cpu" in problem
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch is not installed: pip install torch")
+def test_a_pytorch_that_cannot_compute_there_is_told_of(monkeypatch):
+    import torch
+
+    from fastadam.bench import peer
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(BenchError, match=r"--device cuda:1 needs .* is built without CUDA; install .* or leave --vs"):
+        peer.Place("cuda:1", 1)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BenchError, match=r"built for CUDA 13\.0, finds no GPU it can use; install"):
+        peer.Place("cuda:0", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BenchError, match="no GPU of that number, but 1;"):
+        peer.Place("cuda:1", 1)
 
 
 # Processes ------------------------------------------------------------------------------------------------
@@ -166,6 +289,8 @@ class Parrot:
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "bug":
             raise ValueError("a bug")
+        if word == "much":
+            raise type("OutOfMemoryError", (RuntimeError,), {})  # as PyTorch has it
         if word not in self.known:
             raise ConfigError(f"it does not know {word}")
         return word
@@ -182,6 +307,8 @@ def test_a_child_answers_or_says_why_not(monkeypatch):
         assert caught.value.exit_code == 2
         with pytest.raises(RuntimeError, match="ValueError: a bug"):
             child.ask("say", "bug")
+        with pytest.raises(BenchError, match="out of memory; try a smaller --batch-size"):
+            child.ask("say", "much")
         assert child.ask("say", "hello") == "hello"
         with pytest.raises(BenchError, match=r"the process of parrot was killed by signal 9; .*--batch-size"):
             child.ask("say", "die")
@@ -279,11 +406,14 @@ def test_where_values_come_from(settled, tmp_path):
     assert settled() == BenchConfig()
     assert settled("startup", "adam").parts == ("adam", "startup")
     (tmp_path / "c.toml").write_text("model = ['mlp', 'cnn']\nbatch_size = 64\nseconds = 2\nthreads = 3\n")
+    assert settled("--device", "cuda:1").device == "cuda:1"
+    assert settled(FASTADAM_BENCH_DEVICE="cuda").device == "cuda"
     config = settled("--config", "c.toml", "--threads", 1, FASTADAM_BENCH_BATCH_SIZE="8,16")
     assert config == BenchConfig(model=("mlp", "cnn"), batch_size=(8, 16), seconds=2.0, threads=1)
     for content, told in (
         ("model = []", "model must have one value at least"),
         ("model = 'vgg99,mlp'", "model must be one of"),
+        ("device = 'gpu'", "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
         ("batch_size = [0]", "batch_size must be at least 1"),
         ("repeat = 3", "did you mean 'repeats'?"),
     ):
@@ -333,7 +463,7 @@ def found(net: str) -> dict[str, Any]:
 def test_the_machine_is_described(found):
     assert list(found) == ["environment", "limits", *PARTS]
     environment, limits = found["environment"], found["limits"]
-    assert environment.keys() == {"cpu", "cores", "threads", "threading_layer", "versions"}
+    assert environment.keys() == {"device", "cpu", "cores", "threads", "threading_layer", "versions"}
     assert environment["threads"] == 2
     assert environment["versions"].keys() >= {"python", "fastadam", "numba", "numpy", "torch"}
     assert limits.keys() == LIMITS.to_dict().keys()
@@ -352,6 +482,7 @@ def test_every_part_has_both_sides(found):
     for part, keys in own.items():
         (result,) = found[part]
         assert result["rounds"] == 1
+        assert result["device"] == "cpu"
         assert result["fastadam"].keys() == keys | ({"cold_seconds"} if part == "startup" else set())
         if TORCH:
             assert result["torch"].keys() == keys
@@ -381,6 +512,7 @@ def test_the_numbers_of_a_step_fit_together(found, net):
 def test_the_calls_of_a_step(found):
     (result,) = found["kernels"]
     rows = result["rows"]
+    assert sum(row["calls"] for row in rows) == result["calls"] == result["launches"]
     assert sum(row["step_share"] for row in rows) == pytest.approx(1)
     assert sum(row["milliseconds"] for row in rows) == pytest.approx(result["milliseconds"])
     assert [row["milliseconds"] for row in rows] == sorted((row["milliseconds"] for row in rows), reverse=True)
@@ -396,20 +528,42 @@ def test_results_are_tables_for_people(found, monkeypatch):
     for title in ("All figures are those of this machine", *(f"{part}: " for part in PARTS)):
         assert title in result.stdout
     assert ("PyTorch ms" in result.stdout) is TORCH
+    assert "GFLOP/s one thread" in result.stdout
+
+
+def test_tables_of_a_gpu_tell_its_name(found, monkeypatch):
+    card = {"name": "Some GPU", "capability": "9.0", "multiprocessors": 132, "memory_bytes": 1 << 36}
+    environment = {
+        key: value for key, value in found["environment"].items() if key not in ("threads", "threading_layer")
+    }
+    environment |= {"device": "cuda:0", "gpu": card, "driver": "13.0", "toolkit": "13.1", "package": "numba-cuda 1"}
+    (step,) = found["kernels"]
+    results = {
+        "environment": environment,
+        "limits": Limits(fma=1e12, copy=1e12, mix=1e12, launch=3e-6).to_dict(),
+        "kernels": [{**step, "launches": step["calls"] + 2}],
+    }
+    monkeypatch.setattr(measure, "measure", lambda config, say: results)
+    told = run("kernels").stdout
+    assert "cuda:0          Some GPU, compute capability 9.0, 132 multiprocessors" in told
+    assert "driver 13.0, toolkit 13.1" in told
+    assert "empty launch    3.0 microseconds" in told
+    assert f"{step['calls']} calls in {step['calls'] + 2} launches" in told
+    assert "thread" not in told
 
 
 def test_whole_runs(tmp_path):
     data.write_binary(tmp_path / "data", data.synthetic.generate(train=60, test=20))
     net = tmp_path / "net.toml"
     net.write_text('layer = [{op = "linear", out = "classes"}]\n')
-    result = bench_runs(str(net), 20, 1, str(tmp_path / "data"), 1, None, "torch" if TORCH else None)
+    result = bench_runs(str(net), 20, "cpu", 1, str(tmp_path / "data"), 1, None, "torch" if TORCH else None)
     sides = ["fastadam", "torch"] if TORCH else ["fastadam"]
     for side in sides:
         assert 0 <= result[side]["test_accuracy"] <= 1
         assert result[side]["seconds"]["median"] > 0
     assert (result["epochs"], result["rounds"]) == (1, 1)
     with pytest.raises(BenchError, match=f"there is no file or folder {tmp_path / 'none'}"):
-        bench_runs(str(net), 20, 1, str(tmp_path / "none"), 1, None, None)
+        bench_runs(str(net), 20, "cpu", 1, str(tmp_path / "none"), 1, None, None)
 
 
 def test_steps_with_dropout_are_not_compared():

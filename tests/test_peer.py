@@ -2,6 +2,7 @@
 
 import copy
 import random
+import time
 
 import graphs
 import numpy as np
@@ -126,6 +127,16 @@ def test_passes_of_a_layer_are_those_of_the_layer():
     assert len(peer.passes(conv, (8, 6, 3), batch=2, needs_dx=False)["backward"]()) == 2
     pool = peer.passes(Node("maxpool", "m", ("x",)), (4, 4, 3), batch=2, needs_dx=False)
     assert list(pool) == ["forward"]
+
+
+def test_a_place_times_what_it_runs():
+    place, done = peer.Place("cpu", 1), []
+    seconds = place.seconds([lambda: done.append(1), lambda: time.sleep(0.02), lambda: done.append(2)])
+    assert done == [1, 2]
+    assert seconds[1] >= 0.02 > seconds[0] >= 0
+    taken = place.memory_meter()
+    place.compute_something()
+    assert taken() is None or taken() >= 0
 
 
 def test_pictures_are_normalised_as_ours():

@@ -8,7 +8,7 @@
     runs.py  startup.py                 whole runs, and first steps, as processes of their own
     peer.py                             PyTorch's side: the only module that imports it
     children.py  fresh.py  rounds.py    processes; turns of the two sides
-    numbers.py  memory.py               medians, ratios, roofs; resident memory
+    numbers.py  memory.py               medians, ratios, roofs; memory that is taken
 
 Whatever is timed runs in a process of its own, one at a time: two OpenMP runtimes in one process disturb each
 other, and so does a thread that spins while another is measured.

@@ -17,6 +17,7 @@ from fastadam.errors import BenchError
 from fastadam.graph import Shape
 from fastadam.optim import Adam
 from fastadam.planner import decay_groups
+from fastadam.program import bound
 
 BYTES = 28
 """Of a parameter: p, m, v and g are read, p, m and v written, four bytes each."""
@@ -53,19 +54,24 @@ def moved(before: list[np.ndarray], after: list[np.ndarray]) -> float:
 class OurUpdate:
     """The update of a flat arena, as the last call of a training step has it; made in a process of its own."""
 
-    def __init__(self, name: str, threads: int | None):
+    def __init__(self, name: str, device: str, threads: int | None):
         shapes = sets_of_parameters()[name]
-        self._device, self._optimizer, self._t = get_device("cpu", threads), Adam(lr=LR), 0
-        self._arenas = [Arena(shapes, self._device.empty) for _ in range(4)]
+        self._device, self._optimizer, self._t = get_device(device, threads), Adam(lr=LR), 0
+        self._arenas = [Arena(shapes) for _ in range(4)]
         for arena, seed in ((self._arenas[0], 0), (self._arenas[3], 1)):
             arena.load(dict(zip(shapes, arrays_of(shapes, seed), strict=True)))
         flat = self._arenas[0].flat
         runs = decay_groups(models.graph_of(name), "weights") if name == "resnet20" else ((0, flat.size, 0),)
-        self._h, self._groups = self._optimizer.groups(1), np.array(runs, np.int64)
+        self._h, groups = map(self._device.to_device, (self._optimizer.groups(1), np.array(runs, np.int64)))
+        with self._device.running():
+            flats = [arena.on(self._device).flat for arena in self._arenas]
+            self._launches = bound(self._device.ops.adam_update, (*flats, self._h, groups))
 
     def run(self, steps: int) -> list[float]:
-        """Seconds of each of some updates, the numbers that the host makes for it included."""
+        """Seconds of each of some updates, from the numbers that the host makes for it until it is done."""
         with self._device.running():
+            for arena in self._arenas:
+                arena.on(self._device)
             return [timed(self._step) for _ in range(steps)]
 
     def begin(self) -> float:
@@ -76,43 +82,49 @@ class OurUpdate:
 
     def _step(self) -> None:
         self._t += 1
-        self._h[...] = self._optimizer.groups(self._t)
-        p, m, v, g = (arena.flat for arena in self._arenas)
-        self._device.ops.adam_update(p, m, v, g, self._h, self._groups)
+        self._device.write(self._h, self._optimizer.groups(self._t))
+        for launch in self._launches:
+            launch()
+        self._device.synchronize()
 
 
 class TheirUpdate:
     """PyTorch's fused Adam on the same tensors; made in a process of its own."""
 
-    def __init__(self, name: str, threads: int):
+    def __init__(self, name: str, device: str, threads: int):
         from fastadam.bench import peer
 
-        peer.use_threads(threads)
+        self._place = peer.Place(device, threads)
         shapes = sets_of_parameters()[name]
         self._before = arrays_of(shapes, 0)
-        self._update = peer.Update(self._before, arrays_of(shapes, 1), lr=LR)
+        self._update = peer.Update(self._before, arrays_of(shapes, 1), device, lr=LR)
+        self._place.synchronize()
 
     def run(self, steps: int) -> list[float]:
-        """Seconds of each of some updates."""
-        return [timed(self._update.step) for _ in range(steps)]
+        """Seconds of each of some updates, until it is done."""
+        return [timed(self._step) for _ in range(steps)]
 
     def begin(self) -> float:
         """How far the first steps move the parameters."""
         self.run(FIRST)
         return moved(self._before, self._update.arrays())
 
+    def _step(self) -> None:
+        self._update.step()
+        self._place.synchronize()
+
 
 MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurUpdate, "torch": TheirUpdate}
 """The sides."""
 
 
-def bench_adam(name: str, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
+def bench_adam(name: str, device: str, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
     """The update of one of ``sets_of_parameters``, for JSON."""
     shapes = sets_of_parameters()[name]
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     with ExitStack() as stack:
         sides = {
-            key: stack.enter_context(Child(who, MAKE[key], name, threads, peer=key != "fastadam"))
+            key: stack.enter_context(Child(who, MAKE[key], name, device, threads, peer=key != "fastadam"))
             for key, who in side_names(vs).items()
         }
         check_moved({key: side.ask("begin") for key, side in sides.items()})
@@ -122,6 +134,7 @@ def bench_adam(name: str, threads: int, limits: Limits, budget: Budget, vs: str 
     ratio = paired_ratio(seconds["fastadam"], seconds["torch"]) if vs else None
     return {
         "parameters": name,
+        "device": device,
         "count": count,
         "tensors": len(shapes),
         "bytes_per_parameter": BYTES,

@@ -1,7 +1,6 @@
 """The calls of one training step, each on its own clock, beside the roof of the machine."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,14 +12,14 @@ import numpy as np
 from fastadam import models
 from fastadam.arena import Arena
 from fastadam.bench.children import Child, side_names
-from fastadam.bench.machine import timed
+from fastadam.bench.machine import one_by_one
 from fastadam.bench.numbers import Limits
 from fastadam.bench.rounds import Budget, take_turns, turn_steps
 from fastadam.bench.work import batches, check_memory, training_plan
 from fastadam.calls import Call
 from fastadam.device import get_device
 from fastadam.optim import Adam
-from fastadam.program import Program
+from fastadam.program import Program, bound
 
 WARM_UP = 2
 """Steps before the clock counts: they compile, and fill caches."""
@@ -33,6 +32,7 @@ LAYERS = {"conv": "conv2d", "linear": "linear", "maxpool": "maxpool", "avgpool":
 class Row:
     """Calls of one op on equal shapes.
 
+    launches  of all of them
     places    where they stand in the step        layers   the graph nodes they are done for
     seconds   of all of them, step by step        theirs   the same of PyTorch's passes, if there are such
     """
@@ -41,20 +41,22 @@ class Row:
     shape: tuple[int, ...]
     flops: int
     bytes: int
+    launches: int = 0
     places: list[int] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
 
 
-def rows_of(calls: Sequence[Call]) -> list[Row]:
-    """A row for every op and set of shapes, in the order of the step."""
+def rows_of(calls: Sequence[Call], launches: Sequence[int] | None = None) -> list[Row]:
+    """A row for every op and set of shapes, in the order of the step; ``launches`` of each call, 1 if not given."""
     rows: dict[Any, Row] = {}
-    for place, call in enumerate(calls):
+    for place, (call, count) in enumerate(zip(calls, launches or [1] * len(calls), strict=True)):
         shapes = tuple(slot.shape for slot in call.outs + call.ins)
         key = (call.op, shapes, tuple(call.scalars.items()))
         row = rows.setdefault(key, Row(call.op, main_shape(call), 0, 0))
         row.flops, row.bytes = row.flops + call.flops, row.bytes + call.bytes
+        row.launches += count
         row.places.append(place)
         row.layers.append(call.layer)
     return list(rows.values())
@@ -68,20 +70,29 @@ def main_shape(call: Call) -> tuple[int, ...]:
 class OurCalls:
     """A bound training step, run call by call; made in a process of its own."""
 
-    def __init__(self, name: str, batch: int, threads: int):
-        self._device, self._optimizer, self._t = get_device("cpu", threads), Adam(lr=1e-4), 0
-        plan = training_plan(models.graph_of(name), batch)
+    def __init__(self, name: str, batch: int, device: str, threads: int):
+        self._device, self._optimizer, self._t = get_device(device, threads), Adam(lr=1e-4), 1
+        plan = self._plan = training_plan(models.graph_of(name), batch, self._device.filter_lanes)
         check_memory(plan, self._device)
         model = models.build(name)
         ((images, labels),) = batches(batch, 1)
         arenas = {key: Arena(model.graph.trained()) for key in ("GRAD", "M", "V")}
         arenas |= {"PARAM": model.parameters, "STATE": model.state}
         self._device.reserve(plan.calls)
-        self._program = Program(plan, self._device.ops, arenas, self._device.empty)
-        inputs = self._program.inputs
-        inputs["images"][...], inputs["labels"][...] = images, labels
-        inputs["index"][...], inputs["step"][...] = np.arange(batch), (1 / batch, 0.1)
-        self._run()
+        placed = {key: arena.on(self._device) for key, arena in arenas.items()}
+        self._h = self._device.to_device(self._optimizer.groups(self._t))
+        with self._device.running():
+            ops, empty, write = self._device.ops, self._device.empty, self._device.write
+            program = Program(plan, ops, placed, empty, write, inputs={"h": self._h})
+            inputs = program.inputs
+            inputs["images"][...], inputs["labels"][...] = images, labels
+            inputs["index"][...], inputs["step"][...] = np.arange(batch), (1 / batch, 0.1)
+            program.run()  # which sends all inputs but h
+            self._bound = [bound(function, arguments) for function, arguments in program.calls]
+
+    def calls(self) -> tuple[Sequence[Call], list[int]]:
+        """The calls of the step, and the launches that each of them is."""
+        return self._plan.calls, [len(launches) for launches in self._bound]
 
     def run(self, steps: int) -> list[list[float]]:
         """Seconds of every call of the plan, by step."""
@@ -89,22 +100,17 @@ class OurCalls:
 
     def _run(self) -> list[float]:
         self._t += 1
-        self._program.inputs["h"][...] = self._optimizer.groups(self._t)
-        with self._device.running():
-            clock = [time.perf_counter()]
-            for function, arguments in self._program.calls:
-                function(*arguments)
-                clock.append(time.perf_counter())
-        return list(np.diff(clock))
+        self._device.write(self._h, self._optimizer.groups(self._t))
+        return self._device.seconds([one_by_one(launches) for launches in self._bound])
 
 
 class TheirLayers:
     """PyTorch's layers of a graph one by one; made in a process of its own."""
 
-    def __init__(self, name: str, batch: int, threads: int):
+    def __init__(self, name: str, batch: int, device: str, threads: int):
         from fastadam.bench import peer
 
-        peer.use_threads(threads)
+        self._place = peer.Place(device, threads)
         graph = models.graph_of(name)
         self._passes: dict[tuple[str, str], Callable[[], Any]] = {}
         made: dict[Any, dict[str, Callable[[], Any]]] = {}
@@ -113,15 +119,15 @@ class TheirLayers:
                 shape, needs_dx = graph.shapes[node.inputs[0]], node.inputs[0] != graph.nodes[0].name
                 key = (node.op, shape, tuple(node.attrs.items()), needs_dx)
                 if key not in made:
-                    made[key] = peer.passes(node, shape, batch, needs_dx)
+                    made[key] = peer.passes(node, shape, batch, needs_dx, device)
                 for direction, action in made[key].items():
                     self._passes[f"{LAYERS[node.op]}_{direction}", node.name] = action
 
     def run(self, steps: int) -> list[dict[tuple[str, str], float]]:
         """Seconds by (our op, layer), by step; equal layers are timed once."""
-        results = []
+        actions, results = list(dict.fromkeys(self._passes.values())), []
         for _ in range(steps):
-            seconds = {action: timed(action) for action in dict.fromkeys(self._passes.values())}
+            seconds = dict(zip(actions, self._place.seconds(actions), strict=True))
             results.append({key: seconds[action] for key, action in self._passes.items()})
         return results
 
@@ -130,15 +136,16 @@ MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurCalls, "torch": TheirLayer
 """The sides."""
 
 
-def bench_calls(name: str, batch: int, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
+def bench_calls(
+    name: str, batch: int, device: str, threads: int, limits: Limits, budget: Budget, vs: str | None
+) -> dict[str, Any]:
     """The rows of one training step of a model, the longest first, for JSON."""
-    graph = models.graph_of(name)
-    rows = rows_of(training_plan(graph, batch).calls)
     with ExitStack() as stack:
         sides = {
-            key: stack.enter_context(Child(who, MAKE[key], name, batch, threads, peer=key != "fastadam"))
+            key: stack.enter_context(Child(who, MAKE[key], name, batch, device, threads, peer=key != "fastadam"))
             for key, who in side_names(vs).items()
         }
+        rows = rows_of(*sides["fastadam"].ask("calls"))
         warm = {key: side.ask("run", WARM_UP) for key, side in sides.items()}
         turns = take_turns(sides, turn_steps(sum(warm["fastadam"][-1])), budget)
     for seconds in chain(*turns["fastadam"]):
@@ -153,8 +160,11 @@ def bench_calls(name: str, batch: int, threads: int, limits: Limits, budget: Bud
     return {
         "model": name,
         "batch_size": batch,
+        "device": device,
         "threads": threads,
         "rounds": len(turns["fastadam"]),
+        "calls": sum(len(row.places) for row in rows),
+        "launches": sum(row.launches for row in rows),
         "milliseconds": step * 1e3,
         "rows": [_result(row, step, limits) for row in rows],
     }
@@ -168,6 +178,7 @@ def _result(row: Row, step: float, limits: Limits) -> dict[str, Any]:
         "layers": [layer for layer in row.layers if layer],
         "shape": list(row.shape),
         "calls": len(row.places),
+        "launches": row.launches,
         "milliseconds": seconds * 1e3,
         "gflops": row.flops / seconds / 1e9,
         "gb_per_second": row.bytes / seconds / 1e9,

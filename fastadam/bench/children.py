@@ -117,10 +117,11 @@ def _serve(pipe: Connection, make: Callable[..., Any], arguments: tuple[Any, ...
                     made, answer = make(*given), ("done", None)
             except FastAdamError as error:
                 answer = "refused", (str(error), error.exit_code)
-            except MemoryError:
-                answer = "refused", ("out of memory; try a smaller --batch-size", 1)
-            except Exception:
-                answer = "failed", traceback.format_exc()
+            except Exception as error:
+                if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of a GPU
+                    answer = "refused", ("out of memory; try a smaller --batch-size", 1)
+                else:
+                    answer = "failed", traceback.format_exc()
             pipe.send(answer)
             question = pipe.recv()
     except (EOFError, OSError):  # nobody asks any more

@@ -37,6 +37,7 @@ SETTINGS: dict[str, Setting] = {
     "batch_size": Setting(
         "count", "Images a step, several numbers separated by commas.", "N,...", low=1, high=_TRAIN["batch_size"].high
     ),
+    "device": Setting("device", "Where both sides compute.", _TRAIN["device"].metavar),
     "threads": Setting(
         "count", "CPU threads of both sides.", "N", low=1, high=1024, default_text="all cores available"
     ),
@@ -78,6 +79,7 @@ class BenchConfig:
     vs: str | None = None
     model: tuple[str, ...] | None = None
     batch_size: tuple[int, ...] = (128,)
+    device: str = "cpu"
     threads: int | None = None
     data: str | None = None
     epochs: int | None = None

@@ -10,7 +10,7 @@ from fastadam.bench.adam import bench_adam, sets_of_parameters
 from fastadam.bench.calls import bench_calls
 from fastadam.bench.children import Child
 from fastadam.bench.config import PARTS, BenchConfig
-from fastadam.bench.machine import Machine
+from fastadam.bench.machine import Machine, check_peer
 from fastadam.bench.rounds import Budget
 from fastadam.bench.runs import bench_runs
 from fastadam.bench.startup import bench_startup
@@ -31,11 +31,14 @@ def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None)
     for part in config.parts:
         for name in config.models(part) if part != "adam" else ():
             models.graph_of(name)  # a net that cannot be is refused before anything is measured
-    say("the limits of this machine ...")
-    with Child("fastadam", Machine, config.threads) as machine:
+    with Child("fastadam", Machine, config.device, config.threads) as machine:
+        device, threads = machine.ask("place")
+        if config.vs == "torch":
+            Child("PyTorch", check_peer, device, threads, peer=True).close()
+        say(f"the limits of this machine, {device} ...")
         environment, limits = machine.ask("measure")
     results: dict[str, Any] = {"environment": environment, "limits": limits.to_dict()}
-    threads, vs, budget = environment["threads"], config.vs, Budget(config.seconds, config.repeats)
+    vs, budget = config.vs, Budget(config.seconds, config.repeats)
 
     def each(part: str, run: Callable[[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
         found = []
@@ -45,20 +48,20 @@ def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None)
         return found
 
     def whole(name: str, batch: int) -> dict[str, Any]:
-        return bench_runs(name, batch, threads, str(config.data), config.epochs, config.repeats, vs)
+        return bench_runs(name, batch, device, threads, str(config.data), config.epochs, config.repeats, vs)
 
     for part in filter(config.parts.__contains__, PARTS):
         if part == "adam":
             results[part] = []
             for name in sets_of_parameters():
                 say(f"adam: {name} ...")
-                results[part].append(bench_adam(name, threads, limits, budget, vs))
+                results[part].append(bench_adam(name, device, threads, limits, budget, vs))
         elif part == "kernels":
-            results[part] = each(part, lambda name, batch: bench_calls(name, batch, threads, limits, budget, vs))
+            results[part] = each(part, lambda name, size: bench_calls(name, size, device, threads, limits, budget, vs))
         elif part == "startup":
-            results[part] = each(part, lambda name, batch: bench_startup(name, batch, threads, budget, vs))
+            results[part] = each(part, lambda name, size: bench_startup(name, size, device, threads, budget, vs))
         elif config.data is not None:
             results["runs"] = each(part, whole)
         else:
-            results[part] = each(part, lambda name, batch: bench_steps(name, batch, threads, limits, budget, vs))
+            results[part] = each(part, lambda name, size: bench_steps(name, size, device, threads, limits, budget, vs))
     return results

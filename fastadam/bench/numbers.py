@@ -36,19 +36,21 @@ def median(rounds: Sequence[Sequence[float]]) -> float:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do at the most.
+    """What a device can do at the most; None for what it does not have.
 
-    fma_one     multiply-adds of one thread, in operations a second, each counting two
-    fma         the same of all threads
+    fma         multiply-adds, in operations a second, each counting two
     copy, mix   bytes a second read and written: one stream each; four read and three written, as Adam has it
-    fork_join   seconds that a parallel loop with nothing in it takes
+    fma_one     as ``fma``, of one CPU thread
+    fork_join   seconds that a parallel loop with nothing in it takes on the CPU
+    launch      seconds from one launch to the next of a kernel with nothing in it, the host's part included
     """
 
-    fma_one: float
     fma: float
     copy: float
     mix: float
-    fork_join: float
+    fma_one: float | None = None
+    fork_join: float | None = None
+    launch: float | None = None
 
     @property
     def memory(self) -> float:
@@ -65,13 +67,15 @@ class Limits:
 
     def to_dict(self) -> dict[str, float]:
         """For JSON, units in the names."""
-        return {
-            "fma_gflops_one_thread": self.fma_one / 1e9,
-            "fma_gflops": self.fma / 1e9,
-            "copy_gb_per_second": self.copy / 1e9,
-            "adam_mix_gb_per_second": self.mix / 1e9,
-            "fork_join_microseconds": self.fork_join * 1e6,
+        named = {
+            "fma_gflops_one_thread": (self.fma_one, 1e-9),
+            "fma_gflops": (self.fma, 1e-9),
+            "copy_gb_per_second": (self.copy, 1e-9),
+            "adam_mix_gb_per_second": (self.mix, 1e-9),
+            "fork_join_microseconds": (self.fork_join, 1e6),
+            "launch_microseconds": (self.launch, 1e6),
         }
+        return {name: value * scale for name, (value, scale) in named.items() if value is not None}
 
 
 def both_sides(ours: dict[str, Any], theirs: dict[str, Any] | None, ratio: dict[str, float] | None) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""PyTorch's side of a comparison, in its best setting for a CPU. Nothing else imports PyTorch; import this late.
+"""PyTorch's side of a comparison, in its best setting. Nothing else imports PyTorch; import this late.
 
-Eager, channels last, fused optimisers, ReLUs and additions in place: what ``torch.compile`` does not beat here.
+Eager, channels last, fused optimisers, ReLUs and additions in place: what ``torch.compile`` does not beat on a CPU. On
+a GPU float32 throughout, TF32 being switched off, and cuDNN's algorithms chosen by trying them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fastadam.errors import BenchError
 from fastadam.graph import Graph, Node, Shape
 
 VERSION = str(torch.__version__)
@@ -23,14 +27,80 @@ _OVERWRITABLE = ("conv", "linear", "bn", "add", "maxpool", "avgpool")
 """Operations whose backward pass does not look at their result."""
 
 
-def use_threads(threads: int) -> None:
-    """Compute with so many threads from now on."""
-    torch.set_num_threads(threads)
+HOLD = 400_000
+"""Cycles that a GPU waits for each action that the host launches, so that it need not wait for the host in between."""
 
 
-def compute_something() -> None:
-    """One small sum, for which PyTorch loads what it has not loaded yet."""
-    torch.zeros(1).add_(torch.ones(1))
+class Place:
+    """Where PyTorch computes in this process: "cpu" or "cuda:N", with so many CPU threads.
+
+    tuned   whether the algorithms of a GPU are tried out first; that takes time in the first step of each shape
+
+    BenchError, with the cure, if this PyTorch cannot compute there.
+    """
+
+    def __init__(self, device: str, threads: int, tuned: bool = True):
+        torch.set_num_threads(threads)
+        self.device = torch.device(device)
+        self._on_gpu = self.device.type == "cuda"
+        if self._on_gpu:
+            _check_gpu(self.device.index or 0)
+            torch.cuda.set_device(self.device)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.benchmark = tuned
+
+    def compute_something(self) -> None:
+        """One small sum, for which PyTorch loads what it has not loaded yet."""
+        torch.zeros(1, device=self.device).add_(torch.ones(1, device=self.device))
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for is done."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+
+    def seconds(self, actions: Sequence[Callable[[], Any]]) -> list[float]:
+        """Seconds of each of some actions, as ``Device.seconds``."""
+        if not self._on_gpu:
+            clock = [perf_counter()]
+            for action in actions:
+                action()
+                clock.append(perf_counter())
+            return [ended - begun for begun, ended in pairwise(clock)]
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(actions) + 1)]
+        torch.cuda._sleep(HOLD * len(actions))
+        marks[0].record()
+        for action, mark in zip(actions, marks[1:], strict=True):
+            action()
+            mark.record()
+        marks[-1].synchronize()
+        return [begun.elapsed_time(ended) / 1e3 for begun, ended in pairwise(marks)]
+
+    def memory_meter(self) -> Callable[[], int | None]:
+        """As ``memory.meter_of``; of a GPU's memory what is given to tensors."""
+        if not self._on_gpu:
+            from fastadam.bench.memory import host_meter
+
+            return host_meter()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        return lambda: int(torch.cuda.max_memory_allocated() - before)
+
+
+def _check_gpu(number: int) -> None:
+    """BenchError unless this PyTorch computes on the GPU of that number."""
+    if torch.version.cuda is None:
+        found = f"PyTorch {VERSION} is built without CUDA"
+    elif not torch.cuda.is_available():
+        found = f"PyTorch {VERSION}, built for CUDA {torch.version.cuda}, finds no GPU it can use"
+    elif number >= torch.cuda.device_count():
+        found = f"PyTorch {VERSION} finds no GPU of that number, but {torch.cuda.device_count()}"
+    else:
+        return
+    raise BenchError(
+        f"--vs torch with --device cuda:{number} needs a PyTorch that computes there, and {found}; install a build for "
+        "this driver (pytorch.org/get-started/locally shows the command), or leave --vs torch away"
+    )
 
 
 def overwritable(graph: Graph) -> set[str]:
@@ -40,9 +110,9 @@ def overwritable(graph: Graph) -> set[str]:
 
 
 class Network(nn.Module):
-    """Any graph as a module; ``state`` as ``Model.state_dict`` gives it."""
+    """Any graph as a module on a device; ``state`` as ``Model.state_dict`` gives it."""
 
-    def __init__(self, graph: Graph, state: Mapping[str, np.ndarray]):
+    def __init__(self, graph: Graph, state: Mapping[str, np.ndarray], device: str = "cpu"):
         super().__init__()
         self.graph, self._free = graph, overwritable(graph)
         # Modules by place, not by name: the names of a graph have dots and are free, those of modules are not.
@@ -53,7 +123,7 @@ class Network(nn.Module):
             own[owner][key] = torch.tensor(array)
         for node, layer in zip(graph.nodes, self.layers, strict=True):
             layer.load_state_dict(own[node.name])
-        self.to(memory_format=memory_format(graph))
+        self.to(device=device, memory_format=memory_format(graph))
 
     def forward(self, x: Any) -> Any:
         """Logits (N, classes) of images (N, C, H, W)."""
@@ -76,7 +146,7 @@ class Network(nn.Module):
     def gradients(self) -> dict[str, np.ndarray]:
         """{name of the parameter in the graph: its gradient}."""
         return {
-            f"{node.name}.{key}": parameter.grad.numpy()
+            f"{node.name}.{key}": parameter.grad.cpu().numpy()
             for node, layer in zip(self.graph.nodes, self.layers, strict=True)
             for key, parameter in layer.named_parameters()
         }
@@ -88,10 +158,10 @@ def memory_format(graph: Graph) -> Any:
     return torch.channels_last if images else torch.contiguous_format
 
 
-def tensors(images: np.ndarray, labels: np.ndarray, layout: Any) -> Batch:
-    """Tensors of images (N, C, H, W) float32 and labels (N,)."""
-    x = torch.tensor(images).contiguous(memory_format=layout)
-    return x, torch.tensor(labels, dtype=torch.int64)
+def tensors(images: np.ndarray, labels: np.ndarray, layout: Any, device: str = "cpu") -> Batch:
+    """Tensors of images (N, C, H, W) float32 and labels (N,), on a device."""
+    x = torch.tensor(images, device=device).contiguous(memory_format=layout)
+    return x, torch.tensor(labels, dtype=torch.int64, device=device)
 
 
 class _Flat(nn.Linear):
@@ -144,16 +214,21 @@ def _layer(node: Node, shapes: list[Shape]) -> Any:
 
 
 class Training:
-    """A network, its optimiser, and steps; ``state`` as ``Model.state_dict`` gives it.
+    """A network on a device, its optimiser, and steps; ``state`` as ``Model.state_dict`` gives it.
 
     optimizer   "adam", "adamw" or "sgd"; ``settings`` are those of the class of that name in ``fastadam.optim``
     Weight decay spares what has one dimension: biases, and the parameters of norms, as a ``fastadam.Trainer`` does.
     """
 
     def __init__(
-        self, graph: Graph, state: Mapping[str, np.ndarray], optimizer: str = "adam", **settings: float | bool
+        self,
+        graph: Graph,
+        state: Mapping[str, np.ndarray],
+        optimizer: str = "adam",
+        device: str = "cpu",
+        **settings: float | bool,
     ):
-        self.network = Network(graph, state).train()
+        self.network = Network(graph, state, device).train()
         parameters = list(self.network.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1]},
@@ -202,16 +277,17 @@ def make_optimizer(parameters: Any, name: str, **settings: float | bool) -> Any:
 
 
 class Pictures:
-    """Images and labels, resident as uint8; batches are normalised when they are asked for."""
+    """Images and labels, resident on a device as uint8; batches are normalised when they are asked for."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray):
-        self._images = torch.tensor(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))  # channels last
-        self._labels = torch.tensor(labels, dtype=torch.int64)
-        self._mean, self._rstd = torch.tensor(255 * mean), torch.tensor(1 / (255 * std))
+    def __init__(self, images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray, device: str = "cpu"):
+        self._device = device
+        self._images = torch.tensor(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), device=device)  # channels last
+        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
+        self._mean, self._rstd = (torch.tensor(a, device=device) for a in (255 * mean, 1 / (255 * std)))
 
     def batch(self, index: np.ndarray) -> Batch:
         """The images and labels ``index``."""
-        at = torch.tensor(index)
+        at = torch.tensor(index, device=self._device)
         x = self._images[at].float().sub_(self._mean).mul_(self._rstd)
         return x.permute(0, 3, 1, 2), self._labels[at]
 
@@ -224,12 +300,14 @@ class Pictures:
 
 
 class Update:
-    """The fused Adam on copies of ``arrays``, with the same gradients in every step."""
+    """The fused Adam on copies of ``arrays`` on a device, with the same gradients in every step."""
 
-    def __init__(self, arrays: Iterable[np.ndarray], gradients: Iterable[np.ndarray], **settings: float):
-        self._parameters = [nn.Parameter(torch.tensor(array)) for array in arrays]
+    def __init__(
+        self, arrays: Iterable[np.ndarray], gradients: Iterable[np.ndarray], device: str = "cpu", **settings: float
+    ):
+        self._parameters = [nn.Parameter(torch.tensor(array, device=device)) for array in arrays]
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = torch.tensor(gradient)
+            parameter.grad = torch.tensor(gradient, device=device)
         self._optimizer = make_optimizer(self._parameters, "adam", **settings)
 
     def step(self) -> None:
@@ -238,14 +316,14 @@ class Update:
 
     def arrays(self) -> list[np.ndarray]:
         """The arrays as they are now."""
-        return [parameter.detach().numpy() for parameter in self._parameters]
+        return [parameter.detach().cpu().numpy() for parameter in self._parameters]
 
 
-def passes(node: Node, shape: Shape, batch: int, needs_dx: bool) -> dict[str, Callable[[], Any]]:
+def passes(node: Node, shape: Shape, batch: int, needs_dx: bool, device: str = "cpu") -> dict[str, Callable[[], Any]]:
     """{"forward": ..., "backward": ...} of one layer on random images of ``shape`` (H, W, C) or (C,)."""
-    layer = _layer(node, [shape])
+    layer = _layer(node, [shape]).to(device)
     order = (2, 0, 1) if len(shape) == 3 else (0,)
-    x = torch.randn(batch, *[shape[i] for i in order])
+    x = torch.randn(batch, *[shape[i] for i in order], device=device)
     if len(shape) == 3:
         x = x.contiguous(memory_format=torch.channels_last)
         layer = layer.to(memory_format=torch.channels_last)

@@ -10,11 +10,14 @@ MODULE = "fastadam.bench.whole_run"
 
 
 def bench_runs(
-    name: str, batch: int, threads: int, data: str, epochs: int | None, repeats: int | None, vs: str | None
-) -> dict[str, Any]:
+    name: str, batch: int, device: str, threads: int, data: str, epochs: int | None, repeats: int | None,
+    vs: str | None,
+) -> dict[str, Any]:  # fmt: skip
     """Runs of one model by its recipe, for JSON; one of each side if ``repeats`` is None."""
     names = side_names(vs)
-    settings = {"model": name, "batch_size": batch, "threads": threads, "data": data, "epochs": epochs}
+    settings = {
+        "model": name, "batch_size": batch, "device": device, "threads": threads, "data": data, "epochs": epochs,
+    }  # fmt: skip
     outcomes: dict[str, list[Outcome]] = {key: [] for key in names}
     order = list(names)
     for _ in range(repeats or 1):

@@ -12,12 +12,12 @@ from fastadam.bench.rounds import Budget, Rounds
 MODULE = "fastadam.bench.first_step"
 
 
-def bench_startup(name: str, batch: int, threads: int, budget: Budget, vs: str | None) -> dict[str, Any]:
+def bench_startup(name: str, batch: int, device: str, threads: int, budget: Budget, vs: str | None) -> dict[str, Any]:
     """First steps of one model, for JSON: with an empty kernel cache once, then with that cache filled."""
     names = side_names(vs)
 
     def seconds(key: str) -> float:
-        question = {"side": key, "model": name, "batch_size": batch, "threads": threads}
+        question = {"side": key, "model": name, "batch_size": batch, "device": device, "threads": threads}
         variables = {"NUMBA_CACHE_DIR": cache}
         return ask_fresh(names[key], MODULE, question, peer=key != "fastadam", variables=variables).answer_seconds
 
@@ -38,6 +38,7 @@ def bench_startup(name: str, batch: int, threads: int, budget: Budget, vs: str |
     return {
         "model": name,
         "batch_size": batch,
+        "device": device,
         "threads": threads,
         "rounds": done,
         **both_sides(ours, starts.get("torch"), ratio),

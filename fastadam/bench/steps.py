@@ -33,27 +33,30 @@ TOLERANCE = 0.1  # units that a rounding switches on or off move a loss by thous
 class OurSteps:
     """A ``Trainer`` and its batches; made in a process of its own."""
 
-    def __init__(self, name: str, batch: int, threads: int):
-        device = get_device("cpu", threads)
-        check_memory(training_plan(models.graph_of(name), batch), device)
+    def __init__(self, name: str, batch: int, device: str, threads: int):
+        place = get_device(device, threads)
+        check_memory(training_plan(models.graph_of(name), batch, place.filter_lanes), place)
         self._batches, self._next = batches(batch), 0
-        with device.running():  # as PyTorch's side: a library that has computed something is loaded
-            device.ops.accumulate(np.zeros(1, np.float32), np.zeros(1, np.float32))
-        self._before = memory.restart_peak()
-        self._trainer = Trainer(models.build(name), Adam(None, **SETTINGS), device="cpu", threads=threads)
+        with place.running():  # as PyTorch's side: a library that has computed something is loaded
+            place.ops.accumulate(*(place.to_device(np.zeros(1, np.float32)) for _ in range(2)))
+            place.synchronize()
+        self._taken = memory.meter_of(place)
+        self._trainer = Trainer(models.build(name), Adam(None, **SETTINGS), device=device, threads=threads)
 
     def begin(self) -> dict[str, Any]:
         """The first steps: {"first_step_seconds", "compile_seconds", "losses", "step_seconds"} of the last one."""
         with self._trainer.device.compile_clock(lambda: None) as clock:
-            return {**first_steps(self._step_on), "compile_seconds": clock.seconds}
+            begun = {**first_steps(self._step_on), "compile_seconds": clock.seconds}
+        self._taken()  # before another process takes memory of the same GPU
+        return begun
 
     def run(self, steps: int) -> list[float]:
         """Seconds of each of some steps."""
         return [timed(self._step) for _ in range(steps)]
 
     def peak_memory(self) -> int | None:
-        """Bytes resident at the most beyond the loaded library and the batches; None if that is not known."""
-        return _beyond(self._before)
+        """Bytes taken at the most beyond the loaded library and the batches; None if that is not known."""
+        return self._taken()
 
     def _step(self) -> float:
         self._next += 1
@@ -66,16 +69,16 @@ class OurSteps:
 class TheirSteps:
     """PyTorch's module of the same graph, with the same weights and batches; made in a process of its own."""
 
-    def __init__(self, name: str, batch: int, threads: int):
+    def __init__(self, name: str, batch: int, device: str, threads: int):
         from fastadam.bench import peer
 
-        peer.use_threads(threads)
+        place = peer.Place(device, threads)
         graph, state = models.graph_of(name), models.build(name).state_dict()
         layout = peer.memory_format(graph)
-        self._batches, self._next = [peer.tensors(*arrays, layout) for arrays in batches(batch)], 0
-        peer.compute_something()
-        self._before = memory.restart_peak()
-        self._training = peer.Training(graph, state, "adam", **SETTINGS)
+        self._batches, self._next = [peer.tensors(*arrays, layout, device) for arrays in batches(batch)], 0
+        place.compute_something()
+        self._taken = place.memory_meter()
+        self._training = peer.Training(graph, state, "adam", device, **SETTINGS)
 
     def begin(self) -> dict[str, Any]:
         """The first steps, as ``OurSteps.begin``."""
@@ -86,8 +89,8 @@ class TheirSteps:
         return [timed(self._step) for _ in range(steps)]
 
     def peak_memory(self) -> int | None:
-        """As ``OurSteps.peak_memory``."""
-        return _beyond(self._before)
+        """As ``OurSteps.peak_memory``; of a GPU's, what PyTorch has given to tensors."""
+        return self._taken()
 
     def _step(self) -> float:
         self._next += 1
@@ -107,16 +110,13 @@ def first_steps(step_on: Callable[[int], float]) -> dict[str, Any]:
     return {"first_step_seconds": seconds[0], "step_seconds": seconds[-1], "losses": losses}
 
 
-def _beyond(before: int | None) -> int | None:
-    after = memory.peak()
-    return None if before is None or after is None else after - before
-
-
 MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurSteps, "torch": TheirSteps}
 """The sides."""
 
 
-def bench_steps(name: str, batch: int, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
+def bench_steps(
+    name: str, batch: int, device: str, threads: int, limits: Limits, budget: Budget, vs: str | None
+) -> dict[str, Any]:
     """Steps of one model with one batch size, for JSON."""
     graph = models.graph_of(name)
     flops = training_plan(graph, batch).flops
@@ -126,7 +126,7 @@ def bench_steps(name: str, batch: int, threads: int, limits: Limits, budget: Bud
         for key, who in side_names(vs).items():
             peer, compiled = key != "fastadam", 0.0
             while key not in begun:
-                side = sides[key] = stack.enter_context(Child(who, MAKE[key], name, batch, threads, peer=peer))
+                side = sides[key] = stack.enter_context(Child(who, MAKE[key], name, batch, device, threads, peer=peer))
                 told = side.ask("begin")
                 if told["compile_seconds"] and not compiled:
                     compiled = told["compile_seconds"]
@@ -154,6 +154,7 @@ def bench_steps(name: str, batch: int, threads: int, limits: Limits, budget: Bud
     return {
         "model": name,
         "batch_size": batch,
+        "device": device,
         "threads": threads,
         "gflop": flops / 1e9,
         "rounds": len(seconds["fastadam"]),

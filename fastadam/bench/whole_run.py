@@ -8,12 +8,12 @@ from fastadam.bench.fresh import answer
 from fastadam.config import TrainConfig
 
 
-def whole_run(side: str, **settings: Any) -> dict[str, Any]:
+def whole_run(side: str, device: str = "cpu", **settings: Any) -> dict[str, Any]:
     """{"test_accuracy", "epochs", "compile_seconds"} of a run with these settings of ``TrainConfig``.
 
     Images are not augmented and nothing is dropped: then both sides see the same batches in the same order.
     """
-    config = TrainConfig.from_dict({**settings, "augment": (), "dropout": 0.0})
+    config = TrainConfig.from_dict({**settings, "device": device, "augment": (), "dropout": 0.0})
     return (_ours if side == "fastadam" else _theirs)(config)
 
 
@@ -37,18 +37,20 @@ def _theirs(config: TrainConfig) -> dict[str, Any]:
     dataset = data.load(str(config.data))
     config = config.resolved(train_images=len(dataset.train_labels))
     seed, size = config.seed, config.batch_size
-    peer.use_threads(int(config.threads or 1))
+    peer.Place(config.device, int(config.threads or 1))
     train, val = data.split(dataset.train_labels, int(config.val_size or 0), seed)
     mean, std = data.channel_statistics(dataset.train_images, train)
     seen, unseen = (
-        peer.Pictures(images, labels, mean, std)
+        peer.Pictures(images, labels, mean, std, config.device)
         for images, labels in (
             (dataset.train_images, dataset.train_labels),
             (dataset.test_images, dataset.test_labels),
         )
     )
     model = models.build(config.model, len(dataset.classes), seed)
-    training = peer.Training(model.graph, model.state_dict(), str(config.optimizer), **_of_optimizer(config))
+    training = peer.Training(
+        model.graph, model.state_dict(), str(config.optimizer), config.device, **_of_optimizer(config)
+    )
 
     epochs, steps = int(config.epochs or 0), -(-len(train) // size)
     total, warmup = epochs * steps, round((config.warmup or 0.0) * steps)

@@ -9,6 +9,7 @@ from fastadam.device import Device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import OutOfMemoryError
 from fastadam.graph import Graph
+from fastadam.kernels import MOST_LANES
 from fastadam.plan import Plan
 from fastadam.trainer import plan_settings, training_settings
 from fastadam.units import human_bytes
@@ -36,11 +37,12 @@ def batches(size: int, count: int = BATCHES) -> list[Batch]:
     return made
 
 
-def training_plan(graph: Graph, batch: int) -> Plan:
-    """The plan of a ``Trainer``'s step by Adam on such a batch."""
+def training_plan(graph: Graph, batch: int, filter_lanes: int = MOST_LANES) -> Plan:
+    """The plan of a ``Trainer``'s step by Adam on such a batch, for a device that has so many ``filter_lanes``."""
     feed = Feed(np.empty((0, 3, 32, 32), np.float32), np.empty(0, np.int32))
     settings = training_settings("adam", (), 0.0, None, "weights", None)
-    return make_plan(graph, "train", batch, feed, **plan_settings({**settings, "augment": None}, None))
+    settings = plan_settings({**settings, "augment": None}, None)
+    return make_plan(graph, "train", batch, feed, filter_lanes=filter_lanes, **settings)
 
 
 def check_memory(plan: Plan, device: Device) -> None:

@@ -6,6 +6,7 @@ a cure of its own.
 
 import contextlib
 import importlib.metadata
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +31,13 @@ if config.ENABLE_CUDASIM:  # the simulator's arrays forget what they are when an
 
 
 class Card(NamedTuple):
-    """A GPU: its name, compute capability and memory in bytes."""
+    """A GPU: its name, compute capability, memory in bytes, and number of multiprocessors."""
 
     number: int
     name: str
     capability: tuple[int, int]
     memory: int
+    multiprocessors: int
 
 
 def versions():
@@ -54,7 +56,7 @@ def versions():
 def cards():
     """Every GPU the driver shows. DeviceError, with the cure, if there is no driver, no GPU or no fitting toolkit."""
     if config.ENABLE_CUDASIM:
-        return [Card(0, "Numba's CUDA simulator", (9, 0), 1 << 34)]
+        return [Card(0, "Numba's CUDA simulator", (9, 0), 1 << 34, 1)]
     if not cuda.is_available():
         raise DeviceError(_why_not())
     return [_card(number) for number in range(len(cuda.gpus))]
@@ -65,7 +67,7 @@ def _card(number):
     with device:
         memory = cuda.current_context().get_memory_info().total
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-    return Card(number, name, tuple(device.compute_capability), int(memory))
+    return Card(number, name, tuple(device.compute_capability), int(memory), int(device.MULTIPROCESSOR_COUNT))
 
 
 def _why_not():
@@ -92,7 +94,7 @@ def open_card(number):
     there = cards()
     if number >= len(there):
         names = ", ".join(f"cuda:{card.number} {card.name}" for card in there)
-        raise DeviceError(f"device 'cuda:{number}' was asked for, and there is no such GPU; there are {names}")
+        raise DeviceError(f"there is no GPU cuda:{number}; there are {names}; use one of them {CPU}")
     card = there[number]
     if card.capability < LEAST_CAPABILITY:
         raise DeviceError(
@@ -155,3 +157,14 @@ def free_memory():
 def synchronize():
     """Wait for everything launched."""
     cuda.synchronize()
+
+
+def seconds(actions):
+    """Seconds that the card takes for each of some actions, by events round them; the first may wait for the host."""
+    marks = [cuda.event() for _ in range(len(actions) + 1)]
+    marks[0].record()
+    for action, mark in zip(actions, marks[1:], strict=True):
+        action()
+        mark.record()
+    marks[-1].synchronize()
+    return [begun.elapsed_time(ended) / 1e3 for begun, ended in pairwise(marks)]

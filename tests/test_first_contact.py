@@ -1,0 +1,77 @@
+"""Each way in which a GPU may be out of reach has a line of its own, with the cure."""
+
+import importlib.util
+
+import pytest
+
+from fastadam import cuda_device, device
+from fastadam.device import get_device
+from fastadam.errors import DeviceError
+
+with_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda: pip install 'fastadam[cuda13]'"
+)
+
+
+def refusal(name: str = "cuda") -> str:
+    with pytest.raises(DeviceError) as caught:
+        get_device(name)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "--device cpu" in line
+    return line
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setattr(cuda_device.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'fastadam[cuda13]'" in refusal()
+    assert "cuda12" in refusal("cuda:1")
+    assert cuda_device.describe_gpus()["cards"] == []
+
+
+@with_cuda
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("\nCUDA driver library cannot be found.\nEnsure that a compatible NVIDIA driver is installed", "nvidia-smi"),
+        ("CUDA_ERROR_NO_DEVICE (100)", "finds no GPU"),
+        ("CUDA_ERROR_INSUFFICIENT_DRIVER (35)", "fastadam[cuda12]"),
+        ("something else", "CUDA cannot be used: something else"),
+        (None, "the driver or the CUDA toolkit cannot be used"),
+    ],
+)
+def test_without_a_driver_that_works(monkeypatch, error, told):
+    from fastadam.kernels.cuda import driver
+
+    monkeypatch.setattr(driver.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(driver._driver.driver, "initialization_error", error)
+    assert told in refusal()
+    assert told in cuda_device.describe_gpus()["problem"]
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """A machine with an old card and a new one."""
+    from fastadam.kernels.cuda import driver
+
+    found = [driver.Card(0, "Old", (6, 1), 1 << 33, 20), driver.Card(1, "New", (9, 0), 1 << 36, 132)]
+    monkeypatch.setattr(driver, "cards", lambda: found)
+
+
+@with_cuda
+def test_a_card_that_is_not_there_or_too_old(cards):
+    assert "there are cuda:0 Old, cuda:1 New" in refusal("cuda:2")
+    assert "compute capability 6.1" in refusal("cuda")
+    new = get_device("cuda:1")
+    assert (new.name, new.is_host) == ("cuda:1", False)
+    assert new.description == "cuda:1, New, compute capability 9.0"
+    told = cuda_device.describe_gpus()["cards"]
+    assert [card["device"] for card in told] == ["cuda:0", "cuda:1"]
+    assert "7.5" in told[0]["problem"]
+    assert told[1]["problem"] is None
+
+
+@with_cuda
+def test_auto_takes_what_can_be_used(cards, monkeypatch):
+    monkeypatch.setattr(device, "_may_have_cuda", lambda: True)
+    assert get_device("auto").name == "cpu"  # the first card is too old
