@@ -18,7 +18,7 @@ MISTAKES = 10
 @click.command("eval")
 @click.argument("checkpoint", type=PathType())
 @setting_options("data", required=True)
-@setting_options("device", "batch_size", "threads", "limit_test")
+@setting_options("device", "precision", "batch_size", "threads", "limit_test")
 @click.option(
     "--plot",
     type=PathType(),

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastadam.augment import AUGMENTATIONS, CROP_PIXELS, CUTOUT_PIXELS
 from fastadam.errors import ConfigError
+from fastadam.kernels import PRECISIONS
 from fastadam.recipes import WITH_OPTIMIZER, WITH_SCHEDULE, recipe_of
 from fastadam.schedule import GAMMA, MILESTONES, SCHEDULES
 from fastadam.setting import Kind, Setting, nearest, shown
@@ -80,6 +81,12 @@ class TrainConfig:
         ending=NET_ENDING,
     )
     device: str = _setting("auto", "device", "auto|cpu|cuda|cuda:N", "Where to compute.")
+    precision: str = _choice(
+        PRECISIONS[0],
+        PRECISIONS,
+        "What a GPU rounds the operands of matrix products to; sums and weights are float32 (tf32 and bf16: compute "
+        "capability 8.0 or more).",
+    )
     epochs: int | None = _count(
         None, "Passes over the training images.", default_text=f"{RECIPE}, if --steps is not given"
     )

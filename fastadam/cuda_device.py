@@ -5,7 +5,6 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,17 @@ class CudaDevice:
     is_host = False
     filter_lanes = 1
 
-    def __init__(self, number: int, threads: int | None = None):
+    def __init__(self, number: int, threads: int | None = None, precision: str = "float32"):
         driver = _find_driver(threads)
         from fastadam.kernels import cuda
 
         self._driver, self._number = driver, number
-        self.ops: ModuleType = cuda
-        self.card = driver.open_card(number)
+        self.card = driver.open_card(number, precision)
+        self.ops: Any = cuda if precision == "float32" else cuda.with_precision(precision)
         self.name, self.threads = f"cuda:{number}", usable_threads(threads)
         self.description = f"{self.name}, {self.card.name}, compute capability {_dotted(self.card.capability)}"
+        if precision != "float32":
+            self.description += f", products in {precision}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

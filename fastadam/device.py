@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastadam.errors import DeviceError
-from fastadam.kernels import MOST_LANES
+from fastadam.kernels import MOST_LANES, PRECISIONS
 
 ALIGN = 64
 """Bytes: every array of a device starts on a cache line."""
@@ -76,7 +76,7 @@ class Device(Protocol):
     description: str
     is_host: bool
     threads: int
-    ops: ModuleType
+    ops: Any
     filter_lanes: int
 
     def running(self) -> AbstractContextManager[None]:
@@ -120,8 +120,10 @@ class Device(Protocol):
         """What decides its speed, ready for JSON, once it has computed something."""
 
 
-def get_device(name: str = "auto", threads: int | None = None) -> Device:
+def get_device(name: str = "auto", threads: int | None = None, precision: str = PRECISIONS[0]) -> Device:
     """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, with ``threads`` CPU threads (default: all cores).
+
+    precision   of its matrix products, one of ``kernels.PRECISIONS``; the CPU has float32 alone
 
     ``auto`` is the first NVIDIA GPU if one can be used, else the CPU. Raises DeviceError for a device that is not
     there: nothing that was asked for falls back in silence.
@@ -130,14 +132,19 @@ def get_device(name: str = "auto", threads: int | None = None) -> Device:
     if kind == "cuda" and (name == "cuda" or number.isdigit()):
         from fastadam.cuda_device import CudaDevice
 
-        return CudaDevice(int(number or 0), threads)
+        return CudaDevice(int(number or 0), threads, precision)
     if name not in ("auto", "cpu"):
         raise DeviceError(f"no device is called {name!r}; use auto, cpu, cuda or cuda:N")
     if name == "auto" and _may_have_cuda():
         from fastadam.cuda_device import CudaDevice
 
         with contextlib.suppress(DeviceError):
-            return CudaDevice(0, threads)
+            return CudaDevice(0, threads, precision)
+    if precision != PRECISIONS[0]:
+        raise DeviceError(
+            f"precision {precision} was asked for, and the CPU computes in float32; leave --precision away, or use "
+            "--device cuda on a machine with a GPU of compute capability 8.0 or more"
+        )
     return CpuDevice(threads)
 
 

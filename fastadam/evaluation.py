@@ -20,6 +20,7 @@ def evaluate_checkpoint(
     batch_size: int = 128,
     threads: int | None = None,
     device: str = "auto",
+    precision: str = "float32",
     limit_test: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def evaluate_checkpoint(
     CheckpointError if the checkpoint and the data do not go together.
     """
     path = checkpoint.locate(path)
-    place = get_device(device, threads)
+    place = get_device(device, threads, precision)
     model = models.load(path)
     dataset = load(data)
     images, labels = dataset.test_images, dataset.test_labels

@@ -16,6 +16,7 @@ from fastadam.data import Dataset, channel_statistics, find_default, limit, load
 from fastadam.device import get_device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import ConfigError
+from fastadam.kernels import PRECISIONS
 from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.plan import Plan
 from fastadam.schedule import MILESTONES
@@ -31,7 +32,7 @@ DECAY = "weights"
 
 _OF_TRAINER = (
     "batch_size", "accumulate", "schedule", "warmup", "gamma", "augment", "label_smoothing", "clip_norm", "ema",
-    "seed", "device", "threads",
+    "seed", "device", "precision", "threads",
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ class Job:
 
     def __init__(self, config: TrainConfig):
         self.notes: list[str] = []
-        self.device = get_device(config.device, config.threads)
+        self.device = get_device(config.device, config.threads, config.precision)
         name, data = self._find_data(config)
         self.data, asked, images = data, config.val_size, len(data.train_images)
         config = dataclasses.replace(config, data=name, device=self.device.name)
@@ -155,6 +156,8 @@ class Job:
         for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
             crc = zlib.crc32(array.reshape(-1).data, crc)
         settings = {name: value for name, value in self.config.to_dict().items() if name not in FREE_SETTINGS}
+        if settings["precision"] == PRECISIONS[0]:  # as in runs of before there was a choice
+            del settings["precision"]
         if models.is_file(self.config.model):  # what is in the file, wherever it lies
             spec = models.spec_of(self.config.model, len(self.data.classes), self._shape, self.config.dropout or 0.0)
             settings["model"] = {"name": spec["name"], "net": spec["net"]}

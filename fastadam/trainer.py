@@ -77,7 +77,8 @@ class Trainer:
                       biases and norms too, as PyTorch has it
     ema               decay of an average of the weights, such as 0.999; ``fit`` validates the average
     seed              of shuffling and augmentation: equal seeds give equal bits, for any ``threads``
-    device, threads   where to compute: "auto", "cpu"; threads default to all cores
+    device, threads   where to compute: "auto", "cpu", "cuda", "cuda:1"; CPU threads default to all cores
+    precision         of a GPU's matrix products: "float32", "tf32" or "bf16"
 
     ``t`` counts the steps taken, ``epochs`` the epochs.
     """
@@ -102,6 +103,7 @@ class Trainer:
         seed: int = 0,
         device: str = "auto",
         threads: int | None = None,
+        precision: str = "float32",
     ):
         self.model, self.batch_size, self.seed = model, _count("batch_size", batch_size), seed
         self.accumulate, self.ema_decay = _count("accumulate", accumulate), ema
@@ -120,7 +122,7 @@ class Trainer:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
         self.settings = training_settings(self.optimizer.name, augment, label_smoothing, clip_norm, decay, ema)
-        self.device = get_device(device, threads)
+        self.device = get_device(device, threads, precision)
         self.moments = {name.upper(): Arena(model.graph.trained()) for name in self.optimizer.moment_names}
         self._gradients = {"GRAD": Arena(model.graph.trained())}
         if accumulate > 1:

@@ -75,3 +75,18 @@ def test_a_card_that_is_not_there_or_too_old(cards):
 def test_auto_takes_what_can_be_used(cards, monkeypatch):
     monkeypatch.setattr(device, "_may_have_cuda", lambda: True)
     assert get_device("auto").name == "cpu"  # the first card is too old
+
+
+def test_the_cpu_computes_in_float32_alone():
+    with pytest.raises(DeviceError, match="precision bf16 was asked for, and the CPU computes in float32"):
+        get_device("cpu", precision="bf16")
+
+
+@with_cuda
+def test_tensor_products_need_a_newer_card(monkeypatch):
+    from fastadam.kernels.cuda import driver
+
+    monkeypatch.setattr(driver, "cards", lambda: [driver.Card(0, "Turing", (7, 5), 1 << 34, 40)])
+    assert get_device("cuda").name == "cuda:0"
+    with pytest.raises(DeviceError, match=r"cuda:0, Turing, has compute capability 7\.5"):
+        get_device("cuda", precision="tf32")

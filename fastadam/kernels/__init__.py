@@ -28,6 +28,9 @@ tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for e
 MOST_LANES = 64
 """Shares of a batch at the most: work for as many cores."""
 
+PRECISIONS = ("float32", "tf32", "bf16")
+"""What the operands of matrix products are rounded to; sums, and all that is stored, are float32."""
+
 OPS = (
     "accumulate",
     "adam_update",

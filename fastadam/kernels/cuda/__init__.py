@@ -29,5 +29,6 @@ from fastadam.kernels.cuda.optim import (
 )
 from fastadam.kernels.cuda.pointwise import add_forward, affine_forward, fill, join_backward
 from fastadam.kernels.cuda.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
+from fastadam.kernels.cuda.precision import with_precision
 
-__all__ = list(OPS)
+__all__ = [*OPS, "with_precision"]

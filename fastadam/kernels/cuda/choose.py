@@ -10,6 +10,7 @@ transforms cost about as much again, in memory traffic, however many channels sh
 """
 
 from fastadam.kernels.cuda.launch import blocks_of
+from fastadam.kernels.cuda.mma import FLOAT32
 
 LEAST_CHANNELS = 16
 
@@ -19,11 +20,21 @@ TRANSFORMS = 2
 TILES = {(128, 64): 0.76, (64, 64): 0.73}
 """Pixels and channels of a block, and what part of a multiprocessor's instructions multiply."""
 
+TENSOR_FORWARD = {(128, 128): 1.0, (128, 64): 0.8, (64, 64): 0.65}
+TENSOR_DATA = {(64, 128): 1.0, (128, 64): 0.85, (64, 64): 0.75}
+"""The same on tensor cores, forward and for dx, beside the first: there memory binds, and of a gradient two are read.
+
+A tile of 128 x 128 would take more registers than there are for dx.
+"""
+
 SMS = 132
 """Multiprocessors that the work is cut for, on any device."""
 
 BLOCKS = 6
 """Blocks of 64 threads, of 168 registers each, that a multiprocessor holds at once."""
+
+WEIGHTS_ROWS = (64, 128)
+"""Rows of tiles of dw."""
 
 LEAST_STEPS = 16
 """Tiles that a block adds up at the least: fewer cost less than to write its sums and add them to others."""
@@ -32,7 +43,7 @@ LEAST_STEPS = 16
 def bounds(BM, BN):
     """Threads of a block for a tile, and blocks of a multiprocessor."""
     threads = BM * BN // 64
-    return threads, BLOCKS * 64 // threads
+    return threads, max(2, BLOCKS * 64 // threads)
 
 
 def uses_winograd(kernel, stride, out, c, oc):
@@ -42,14 +53,29 @@ def uses_winograd(kernel, stride, out, c, oc):
     return 36 * TRANSFORMS * blocks_of(out[0], 4) * blocks_of(out[1], 4) < 9 * out[0] * out[1]
 
 
-def tile(lanes, rows, channels):
+def forward_tiles(bf16):
+    """The tiles of a product forward in a precision of ``mma.py``, and how fast they are."""
+    return TILES if bf16 is FLOAT32 else TENSOR_FORWARD
+
+
+def data_tiles(bf16):
+    """The same for dx."""
+    return TILES if bf16 is FLOAT32 else TENSOR_DATA
+
+
+def tile(lanes, rows, channels, speed):
     """The tile for lanes of so many rows: the least time of the multiprocessor that has the most blocks."""
 
     def time(size):
         blocks = lanes * blocks_of(rows, size[0]) * blocks_of(channels, size[1])
-        return blocks_of(blocks, SMS) * size[0] * size[1] / TILES[size]
+        return blocks_of(blocks, SMS) * size[0] * size[1] / speed[size]
 
-    return min(TILES, key=time)
+    return min(speed, key=time)
+
+
+def weights_rows(M, bf16):
+    """Rows of the tiles of dw, of 64 columns: with 128 the gradient is read half as often."""
+    return 128 if bf16 is not FLOAT32 and M > 256 else 64
 
 
 def shares(blocks, steps):

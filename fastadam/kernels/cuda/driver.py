@@ -18,6 +18,9 @@ from fastadam.errors import DeviceError
 LEAST_CAPABILITY = 7, 5
 """Compute capability: Turing, the oldest that current toolkits compile for."""
 
+TENSOR_CAPABILITY = 8, 0
+"""Of TF32 and bfloat16 products: Ampere."""
+
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
 
@@ -89,7 +92,7 @@ def _why_not():
     return f"CUDA cannot be used: {what}; `fastadam doctor` shows what was found, pip install 'fastadam[cuda13]', {CPU}"
 
 
-def open_card(number):
+def open_card(number, precision="float32"):
     """The card of a number, if kernels can be compiled for it and run on it; DeviceError if not."""
     there = cards()
     if number >= len(there):
@@ -100,6 +103,11 @@ def open_card(number):
         raise DeviceError(
             f"cuda:{number}, {card.name}, has compute capability {_dotted(card.capability)}; the kernels need "
             f"{_dotted(LEAST_CAPABILITY)} or more; use another GPU {CPU}"
+        )
+    if precision != "float32" and card.capability < TENSOR_CAPABILITY:
+        raise DeviceError(
+            f"precision {precision} was asked for, and cuda:{number}, {card.name}, has compute capability "
+            f"{_dotted(card.capability)}; it needs {_dotted(TENSOR_CAPABILITY)} or more; leave --precision away {CPU}"
         )
     return card
 

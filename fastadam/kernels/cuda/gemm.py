@@ -13,8 +13,18 @@ from numba import cuda, float32, uint32
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import lane_start
 from fastadam.kernels.cuda.launch import Launch, blocks_of
-from fastadam.kernels.cuda.ptx import ZERO4, ZERO64, store4
-from fastadam.kernels.cuda.tiles import BK, fetch4, multiply_tiles, put_tile, stash_transposed, thread_place
+from fastadam.kernels.cuda.mma import (
+    FLOAT32,
+    column_place,
+    multiply,
+    pitch_of,
+    rows_of,
+    starts_of,
+    stash_column,
+    stash_rows,
+)
+from fastadam.kernels.cuda.ptx import ZERO4, ZERO64
+from fastadam.kernels.cuda.tiles import BK, fetch4, put_tile, thread_place
 
 BLOCKS_PER_SM = {64: 6, 128: 3, 256: 2}
 """By threads of a block: 170, 170 and 128 registers a thread, without spills."""
@@ -36,40 +46,41 @@ def fetch(load, operand, first, step, r, c, size, k_end, k_major):
 
 
 @device
-def _place(t, size, k_major):
-    """(row, column) of the first four numbers that thread t fetches of a tile, and where they go to."""
+def _place(t, size, twice, k_major, bf16):
+    """What thread t stages of a tile: two rows, the column in both, and where that of the first goes to."""
     if k_major:
-        r, c = uint32(t // uint32(size // 4)), uint32(t % uint32(size // 4) * uint32(4))
-        return r, c, uint32(r * uint32(size + 4) + c)
-    r, c = uint32(t >> uint32(1)), uint32((t & uint32(1)) * uint32(4))
-    return r, c, uint32(c * uint32(size + 4) + r)
-
-
-@device
-def _stash(s, i, v, size, k_major):
-    if k_major:
-        store4(s, i, v)
+        r, r2, c, to = rows_of(t, size, twice, bf16)
     else:
-        stash_transposed(s, uint32(0), i, uint32(size + 4), v)
+        r, c = uint32(t >> uint32(1)), uint32((t & uint32(1)) * uint32(4))
+        r2, to = uint32(r + uint32(size // 2)), column_place(c, r, pitch_of(size, bf16), bf16)
+    return r, r2, c, to
 
 
 @device
-def product(sa, sb, load_a, a, load_b, b, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major):
+def _stash(s, i, v, v2, size, twice, k_major, bf16):
+    pitch = pitch_of(size, bf16)
+    if k_major:
+        stash_rows(s, i, pitch, v, v2, twice, bf16)
+    else:
+        stash_column(s, i, pitch, v, bf16)
+        if twice:
+            stash_column(s, uint32(i + uint32(size // 2)), pitch, v2, bf16)
+
+
+@device
+def product(sa, sb, load_a, a, load_b, b, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major, bf16):
     """The thread's 8 x 8 of A B, k .. k_end, rows from m0 and columns from n0 on; k is a multiple of 4.
 
-    ``sa``, ``sb``: shared memory of two tiles each. BM, BN and the layouts are constants: all of it folds.
+    ``sa``, ``sb``: shared memory of two tiles each. BM, BN, the layouts and ``bf16``, see ``mma.py``, are
+    constants: all of it folds.
     """
     threads = BM * BN // 64
     a_twice, b_twice = BM * BK // 4 > threads, BN * BK // 4 > threads  # a thread fetches 16 bytes of a tile, or twice
-    a_rows = threads // (BM // 4) if a_k_major else threads // 2  # rows between the two
-    b_rows = threads // (BN // 4) if b_k_major else threads // 2
-    a_more = uint32(a_rows * (BM + 4) if a_k_major else a_rows)
-    b_more = uint32(b_rows * (BN + 4) if b_k_major else b_rows)
+    size_a, size_b = uint32(BK * pitch_of(BM, bf16)), uint32(BK * pitch_of(BN, bf16))
     t = uint32(cuda.threadIdx.x)
-    ty, tx = thread_place(t, uint32(BN // 64))
-    ra, ca, to_a = _place(t, BM, a_k_major)
-    rb, cb, to_b = _place(t, BN, b_k_major)
-    ra2, rb2 = uint32(ra + uint32(a_rows)), uint32(rb + uint32(b_rows))
+    first_a, first_b = starts_of(t, BM, BN, bf16)
+    ra, ra2, ca, to_a = _place(t, BM, a_twice, a_k_major, bf16)
+    rb, rb2, cb, to_b = _place(t, BN, b_twice, b_k_major, bf16)
     acc, stage = ZERO64, uint32(0)
     va = vb = va2 = vb2 = ZERO4
     if k < k_end:
@@ -80,13 +91,9 @@ def product(sa, sb, load_a, a, load_b, b, m0, n0, M, N, k, k_end, BM, BN, a_k_ma
         if b_twice:
             vb2 = fetch(load_b, b, n0, k, rb2, cb, N, k_end, b_k_major)
     while k < k_end:
-        ia, ib = uint32(stage * uint32(BK * (BM + 4))), uint32(stage * uint32(BK * (BN + 4)))
-        _stash(sa, uint32(ia + to_a), va, BM, a_k_major)
-        _stash(sb, uint32(ib + to_b), vb, BN, b_k_major)
-        if a_twice:
-            _stash(sa, uint32(ia + to_a + a_more), va2, BM, a_k_major)
-        if b_twice:
-            _stash(sb, uint32(ib + to_b + b_more), vb2, BN, b_k_major)
+        ia, ib = uint32(stage * size_a), uint32(stage * size_b)
+        _stash(sa, uint32(ia + to_a), va, va2, BM, a_twice, a_k_major, bf16)
+        _stash(sb, uint32(ib + to_b), vb, vb2, BN, b_twice, b_k_major, bf16)
         cuda.syncthreads()  # one a tile: whoever fills the other tile next has passed here after using it
         k = uint32(k + uint32(BK))
         if k < k_end:  # the next tile travels while this one is multiplied
@@ -96,8 +103,7 @@ def product(sa, sb, load_a, a, load_b, b, m0, n0, M, N, k, k_end, BM, BN, a_k_ma
                 va2 = fetch(load_a, a, m0, k, ra2, ca, M, k_end, a_k_major)
             if b_twice:
                 vb2 = fetch(load_b, b, n0, k, rb2, cb, N, k_end, b_k_major)
-        ia, ib = uint32(ia + ty * uint32(4)), uint32(ib + tx * uint32(4))
-        acc = multiply_tiles(acc, sa, sb, ia, ib, BM // 2, BN // 2, BM + 4, BN + 4)
+        acc = multiply(acc, sa, sb, uint32(ia + first_a), uint32(ib + first_b), BM, BN, bf16)
         stage ^= uint32(1)
     return acc
 
@@ -136,7 +142,7 @@ def make_gemm(BM, BN, a_k_major, b_k_major):
         lda, ldb = M if a_k_major else K, N if b_k_major else K
         one = a[uint32(which * uint32(M * K)) :], lda, lda & uint32(3) == uint32(0)
         other = b[uint32(which * uint32(N * K)) :], ldb, ldb & uint32(3) == uint32(0)
-        acc = product(sa, sb, plain, one, plain, other, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major)
+        acc = product(sa, sb, plain, one, plain, other, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major, FLOAT32)
         ty, tx = thread_place(uint32(cuda.threadIdx.x), uint32(BN // 64))
         put_block(c[uint32(z * uint32(M * N)) :], ty, tx, m0, n0, M, N, BM, BN, acc)
 

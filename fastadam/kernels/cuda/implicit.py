@@ -14,6 +14,7 @@ from fastadam.kernels.cuda import choose, implicit_weights
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch, join_launch, lane_start, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch
+from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
 from fastadam.kernels.cuda.ptx import ZERO8, add_each, multiply_add_each
 from fastadam.kernels.cuda.tiles import (
     BK,
@@ -23,13 +24,12 @@ from fastadam.kernels.cuda.tiles import (
     put_column_sums,
     put_tile,
     put_tile_moments,
-    thread_place,
 )
 from fastadam.kernels.cuda.windows import FOUR, NOUGHT, NOWHERE, ONE, THREE, TWO, window, window_product
 
 
-def make_forward(BM, BN):
-    """The forward kernel for tiles of BM pixels and BN channels."""
+def make_forward(BM, BN, bf16):
+    """The forward kernel for tiles of BM pixels and BN channels, in a precision of ``mma.py``."""
     SIZE_A, SIZE_B = 2 * BK * (BM + 4), 2 * BK * (BN + 4)
 
     @kernel(*choose.bounds(BM, BN))
@@ -48,9 +48,9 @@ def make_forward(BM, BN):
         place1 = window(uint32(m + uint32(BM // 2)), end, grid, image, stride, back, back)
         acc = window_product(
             sa, sb, x, x, scale, shift, shift, act, place0, place1, KH, KW, image,
-            w, (NOUGHT, NOUGHT, NOUGHT, NOUGHT), n0, OC, False, BM, BN,
+            w, (NOUGHT, NOUGHT, NOUGHT, NOUGHT), n0, OC, False, BM, BN, bf16,
         )  # fmt: skip
-        ty, tx = thread_place(t, uint32(BN // 64))
+        ty, tx = place_of(t, BN, bf16)
         m, n, wide = uint32(m0 + ty * FOUR), uint32(n0 + tx * FOUR), OC & THREE == NOUGHT
         put_tile(y, m, n, uint32(BM // 2), uint32(BN // 2), end, OC, wide, acc)
         if has_moments and rows > NOUGHT:
@@ -84,8 +84,8 @@ def _finish_row(s, q, minus, dx, tail, options, row, end, of_class, n, half_n, C
     return s, q
 
 
-def make_data(BM, BN):
-    """The kernel for dx, tiles of BM pixels and BN channels."""
+def make_data(BM, BN, bf16):
+    """The kernel for dx, tiles of BM pixels and BN channels, in a precision of ``mma.py``."""
     SIZE_A, SIZE_B = 2 * BK * (BM + 4), 2 * BK * (BN + 4)
 
     @kernel(*choose.bounds(BM, BN))
@@ -117,9 +117,9 @@ def make_data(BM, BN):
         filters = uint32(uint32(kh * KW + kw) * pair), uint32(uint32(stride * KW) * pair), uint32(stride * pair), OC
         acc = window_product(
             sa, sb, dz, raw, gscale, ga, gb, gact, place0, place1, taps_h, taps_w, image,
-            w, filters, n0, C, True, BM, BN,
+            w, filters, n0, C, True, BM, BN, bf16,
         )  # fmt: skip
-        ty, tx = thread_place(t, uint32(BN // 64))
+        ty, tx = place_of(t, BN, bf16)
         m, n, half, wide = uint32(m0 + ty * FOUR), uint32(n0 + tx * FOUR), uint32(BN // 2), C & THREE == NOUGHT
         tail, options = (x, scale, shift, base, of), (act, has_base, has_of)
         s, q, minus = ZERO8, ZERO8, ZERO8
@@ -142,42 +142,49 @@ def make_data(BM, BN):
     return implicit_data
 
 
-FORWARD = {tile: make_forward(*tile) for tile in choose.TILES}
-DATA = {tile: make_data(*tile) for tile in choose.TILES}
+FORWARD = {
+    ((BM, BN), bf16): make_forward(BM, BN, bf16)
+    for bf16 in PRECISIONS.values()
+    for BM, BN in choose.forward_tiles(bf16)
+}
+DATA = {((BM, BN), bf16): make_data(BM, BN, bf16) for bf16 in PRECISIONS.values() for BM, BN in choose.data_tiles(bf16)}
+"""Kernels by tile and precision; those that run are compiled."""
 
 
-def forward(y, moments, x, scale, shift, w, act, stride, pad):
+def forward(y, moments, x, scale, shift, w, act, stride, pad, bf16=FLOAT32):
     """Launches of ``conv2d_forward``."""
     (N, H, W, C), (_, OH, OW, OC), (KH, KW) = x.shape, y.shape, w.shape[:2]
     lanes = moments.shape[0] if moments.size else 1
-    BM, BN = tile = choose.tile(lanes, -(-N // lanes) * OH * OW, OC)
+    BM, BN = tile = choose.tile(lanes, -(-N // lanes) * OH * OW, OC, choose.forward_tiles(bf16))
     tiles = tiles_of(lanes, N, OH * OW, BM)
     part = moments if tiles == 1 or not moments.size else Scratch(lanes * tiles * 3 * OC)
     sizes = lanes, tiles, N, H, W, C, OH, OW, OC, KH, KW
     arguments = y, part, x, scale, shift, w, act, stride, pad, moments.size > 0, *sizes
-    yield Launch(FORWARD[tile], (lanes * tiles, -(-OC // BN)), arguments)
+    yield Launch(FORWARD[tile, bf16], (lanes * tiles, -(-OC // BN)), arguments)
     if part is not moments:
         yield join_launch(moments, part, lanes, tiles, N, OH * OW, BM, OC)
 
 
-def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad):
+def backward(
+    dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad, bf16=FLOAT32
+):  # fmt: skip
     """Launches of ``conv2d_backward``."""
-    yield from implicit_weights.weights(dw, dz, raw, gscale, ga, gb, x, scale, shift, act, gact, stride, pad)
+    yield from implicit_weights.weights(dw, dz, raw, gscale, ga, gb, x, scale, shift, act, gact, stride, pad, bf16)
     if dx.size:
         tensors = dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
-        yield from data(dx, sums, *tensors, act, gact, stride, pad)
+        yield from data(dx, sums, *tensors, act, gact, stride, pad, bf16)
 
 
-def data(dx, sums, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad):
+def data(dx, sums, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad, bf16=FLOAT32):
     """Launches for dx and its sums."""
     (N, H, W, C), (_, OH, OW, OC), (KH, KW) = x.shape, dz.shape, w.shape[:2]
     lanes, pixels = sums.shape[0] if sums.size else 1, -(-H // stride) * -(-W // stride)
-    BM, BN = tile = choose.tile(lanes, -(-N // lanes) * pixels, C)
+    BM, BN = tile = choose.tile(lanes, -(-N // lanes) * pixels, C, choose.data_tiles(bf16))
     tiles = stride * stride * tiles_of(lanes, N, pixels, BM)
     part = sums if tiles == 1 or not sums.size else Scratch(lanes * tiles * 2 * C)
     tensors = dx, part, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
     scalars = act, gact, stride, pad, base.size > 0, of.size > 0, sums.size > 0
     sizes = lanes, tiles, N, H, W, C, OH, OW, OC, KH, KW
-    yield Launch(DATA[tile], (lanes * tiles, -(-C // BN)), (*tensors, *scalars, *sizes))
+    yield Launch(DATA[tile, bf16], (lanes * tiles, -(-C // BN)), (*tensors, *scalars, *sizes))
     if part is not sums:
         yield add_launch(sums, part, lanes, tiles, 2 * C)

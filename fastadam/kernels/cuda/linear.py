@@ -12,9 +12,10 @@ from fastadam.kernels.cuda.gemm import BLOCKS_PER_SM, parts_of, plain, product, 
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch, join_launch, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
+from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
 from fastadam.kernels.cuda.pending import activated, activated4, finished, gradient, gradient4
 from fastadam.kernels.cuda.ptx import ZERO, ZERO4, load4
-from fastadam.kernels.cuda.tiles import BK, thread_place
+from fastadam.kernels.cuda.tiles import BK
 
 TILE = 64
 THREADS = TILE * TILE // 64
@@ -83,17 +84,27 @@ def _multiple_of_4(n):
 # Forward ----------------------------------------------------------------------------------------------------
 
 
-@kernel(THREADS, BLOCKS_PER_SM[THREADS])
-def _forward(part, x, scale, shift, w, N, O, I, C, act, parts):
-    sa = cuda.shared.array(SIZE, float32, alignment=16)
-    sb = cuda.shared.array(SIZE, float32, alignment=16)
-    z = uint32(cuda.blockIdx.z)
-    ty, tx = thread_place(uint32(cuda.threadIdx.x), uint32(TILE // 64))
-    m0, n0 = uint32(cuda.blockIdx.x * TILE), uint32(cuda.blockIdx.y * TILE)
-    k, k_end = share_of(z, parts, (I + uint32(BK - 1)) // uint32(BK), uint32(BK), I)
-    rows, columns = (x, scale, shift, act, C, I, _multiple_of_4(C)), (w, I, _multiple_of_4(I))
-    acc = product(sa, sb, activated_rows, rows, plain, columns, m0, n0, N, O, k, k_end, TILE, TILE, False, False)
-    put_block(part[uint32(z * uint32(N * O)) :], ty, tx, m0, n0, N, O, TILE, TILE, acc)
+def make_forward(bf16):
+    """The kernel for y or its parts, in a precision of ``mma.py``."""
+
+    @kernel(THREADS, BLOCKS_PER_SM[THREADS])
+    def linear_product(part, x, scale, shift, w, N, O, I, C, act, parts):
+        sa = cuda.shared.array(SIZE, float32, alignment=16)
+        sb = cuda.shared.array(SIZE, float32, alignment=16)
+        z = uint32(cuda.blockIdx.z)
+        ty, tx = place_of(uint32(cuda.threadIdx.x), TILE, bf16)
+        m0, n0 = uint32(cuda.blockIdx.x * TILE), uint32(cuda.blockIdx.y * TILE)
+        k, k_end = share_of(z, parts, (I + uint32(BK - 1)) // uint32(BK), uint32(BK), I)
+        rows, columns = (x, scale, shift, act, C, I, _multiple_of_4(C)), (w, I, _multiple_of_4(I))
+        acc = product(
+            sa, sb, activated_rows, rows, plain, columns, m0, n0, N, O, k, k_end, TILE, TILE, False, False, bf16
+        )
+        put_block(part[uint32(z * uint32(N * O)) :], ty, tx, m0, n0, N, O, TILE, TILE, acc)
+
+    return linear_product
+
+
+FORWARD = {bf16: make_forward(bf16) for bf16 in PRECISIONS.values()}
 
 
 @device
@@ -130,23 +141,14 @@ def _finish_outputs(y, moments, part, parts, lanes, tiles, N, O, has_moments):
             moments[uint32(to + TWO * O)] = q
 
 
-@op
-def linear_forward(y, moments, x, scale, shift, w, act):
-    """y = P(x) @ w.T, without the bias: that is an affine of y, pending for whoever reads it.
-
-    y (N, O)             out
-    moments (L, 3, O)    out, optional: lane moments of y
-    x (N, ..., C)        in, raw; its I = ... * C numbers a sample in the order H, W, C
-    scale, shift (C,)    in, pending affine (act 1); act 2 is a pending ReLU
-    w (O, I)             in, columns in the order H, W, C
-    Blocks own 64 x 64 of y and a part of k; then threads own columns of the rows of a tile of a lane.
-    """
+def forward(y, moments, x, scale, shift, w, act, bf16):
+    """Launches of ``linear_forward``."""
     (N, *_, C), (O, I) = x.shape, w.shape
     has_moments = moments.size > 0
     grid = blocks_of(N, TILE), blocks_of(O, TILE)
     parts = parts_of(grid[0] * grid[1], I, alone=not has_moments)
     part = Scratch(parts * N * O) if parts > 1 else y
-    yield Launch(_forward, (*grid, parts), (part, x, scale, shift, w, N, O, I, C, act, parts))
+    yield Launch(FORWARD[bf16], (*grid, parts), (part, x, scale, shift, w, N, O, I, C, act, parts))
     if parts > 1 or has_moments:
         lanes = moments.shape[0] if has_moments else N
         tiles = tiles_of(lanes, N, 1, ROWS)
@@ -158,36 +160,60 @@ def linear_forward(y, moments, x, scale, shift, w, act):
             yield join_launch(moments, by_tile, lanes, tiles, N, 1, ROWS, O)
 
 
+@op
+def linear_forward(y, moments, x, scale, shift, w, act):
+    """y = P(x) @ w.T, without the bias: that is an affine of y, pending for whoever reads it.
+
+    y (N, O)             out
+    moments (L, 3, O)    out, optional: lane moments of y
+    x (N, ..., C)        in, raw; its I = ... * C numbers a sample in the order H, W, C
+    scale, shift (C,)    in, pending affine (act 1); act 2 is a pending ReLU
+    w (O, I)             in, columns in the order H, W, C
+    Blocks own 64 x 64 of y and a part of k; then threads own columns of the rows of a tile of a lane.
+    """
+    yield from forward(y, moments, x, scale, shift, w, act, FLOAT32)
+
+
 # Backward ---------------------------------------------------------------------------------------------------
 
 
-@kernel(THREADS, BLOCKS_PER_SM[THREADS])
-def _backward(
-    dw, dx, dz, raw, gscale, ga, gb, w, x, scale, shift, N, O, I, C, act, gact, dw_blocks, dw_parts, dx_parts
-):  # fmt: skip
-    """The first blocks make dw or its parts, the others dx or its parts."""
-    sa = cuda.shared.array(SIZE, float32, alignment=16)
-    sb = cuda.shared.array(SIZE, float32, alignment=16)
-    d = dz, raw, gscale, ga, gb, gact, O, _multiple_of_4(O)
-    block, across, tile = uint32(cuda.blockIdx.x), (I + uint32(TILE - 1)) // uint32(TILE), uint32(TILE)
-    step, (ty, tx) = uint32(BK), thread_place(uint32(cuda.threadIdx.x), uint32(TILE // 64))
-    if block < dw_blocks:
-        n0, rest = uint32(uint32(block % across) * tile), uint32(block // across)
-        down = (O + uint32(TILE - 1)) // tile
-        m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
-        k, k_end = share_of(part, dw_parts, (N + step - ONE) // step, step, N)
-        columns = x, scale, shift, act, C, I, _multiple_of_4(C)
-        acc = product(sa, sb, gradient_rows, d, activated_rows, columns, m0, n0, O, I, k, k_end, TILE, TILE, True, True)
-        put_block(dw[uint32(part * uint32(O * I)) :], ty, tx, m0, n0, O, I, TILE, TILE, acc)
-    else:
-        block = uint32(block - dw_blocks)
-        n0, rest = uint32(uint32(block % across) * tile), uint32(block // across)
-        down = (N + uint32(TILE - 1)) // tile
-        m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
-        k, k_end = share_of(part, dx_parts, (O + step - ONE) // step, step, O)
-        rows = w, I, _multiple_of_4(I)
-        acc = product(sa, sb, gradient_rows, d, plain, rows, m0, n0, N, I, k, k_end, TILE, TILE, False, True)
-        put_block(dx[uint32(part * uint32(N * I)) :], ty, tx, m0, n0, N, I, TILE, TILE, acc)
+def make_backward(bf16):
+    """The kernel for dw and dx or their parts, in a precision of ``mma.py``."""
+
+    @kernel(THREADS, BLOCKS_PER_SM[THREADS])
+    def linear_products(
+        dw, dx, dz, raw, gscale, ga, gb, w, x, scale, shift, N, O, I, C, act, gact, dw_blocks, dw_parts, dx_parts
+    ):  # fmt: skip
+        """The first blocks make dw or its parts, the others dx or its parts."""
+        sa = cuda.shared.array(SIZE, float32, alignment=16)
+        sb = cuda.shared.array(SIZE, float32, alignment=16)
+        d = dz, raw, gscale, ga, gb, gact, O, _multiple_of_4(O)
+        block, across, tile = uint32(cuda.blockIdx.x), (I + uint32(TILE - 1)) // uint32(TILE), uint32(TILE)
+        step, (ty, tx) = uint32(BK), place_of(uint32(cuda.threadIdx.x), TILE, bf16)
+        if block < dw_blocks:
+            n0, rest = uint32(uint32(block % across) * tile), uint32(block // across)
+            down = (O + uint32(TILE - 1)) // tile
+            m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
+            k, k_end = share_of(part, dw_parts, (N + step - ONE) // step, step, N)
+            columns = x, scale, shift, act, C, I, _multiple_of_4(C)
+            acc = product(
+                sa, sb, gradient_rows, d, activated_rows, columns, m0, n0, O, I, k, k_end, TILE, TILE, True, True, bf16
+            )
+            put_block(dw[uint32(part * uint32(O * I)) :], ty, tx, m0, n0, O, I, TILE, TILE, acc)
+        else:
+            block = uint32(block - dw_blocks)
+            n0, rest = uint32(uint32(block % across) * tile), uint32(block // across)
+            down = (N + uint32(TILE - 1)) // tile
+            m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
+            k, k_end = share_of(part, dx_parts, (O + step - ONE) // step, step, O)
+            rows = w, I, _multiple_of_4(I)
+            acc = product(sa, sb, gradient_rows, d, plain, rows, m0, n0, N, I, k, k_end, TILE, TILE, False, True, bf16)
+            put_block(dx[uint32(part * uint32(N * I)) :], ty, tx, m0, n0, N, I, TILE, TILE, acc)
+
+    return linear_products
+
+
+BACKWARD = {bf16: make_backward(bf16) for bf16 in PRECISIONS.values()}
 
 
 @kernel(ROW_THREADS)
@@ -216,18 +242,8 @@ def _finish_inputs(
             sums[uint32(to + C)] = q
 
 
-@op
-def linear_backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact):
-    """Gradients of ``linear_forward``, d being the pending gradient of y.
-
-    dx (N, ..., C)     out, optional: [base +] mask(P(x)) * (d @ w), see ``fastadam.kernels``
-    sums (L, 2, C)     out, optional: lane sums of dx and of dx * (of - centre)
-    dw (O, I)          out: d.T @ P(x), summed over N
-    dz, raw (N, O), gscale, ga, gb (O,)   in: d = dz, or gscale * dz + ga + gb * raw with gact
-    w (O, I), x, scale, shift             in, as in forward
-    base, of like dx, centre (C,)         in, optional
-    Blocks own 64 x 64 of dw or dx and a part of k; then threads own a channel of the pixels of a tile of a lane.
-    """
+def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, bf16):
+    """Launches of ``linear_backward``."""
     (N, *_, C), (O, I) = x.shape, w.shape
     has_sums, has_base, has_of = sums.size > 0, base.size > 0, of.size > 0
     finish = has_sums or has_base or act & 2
@@ -238,7 +254,7 @@ def linear_backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, b
     dw_part = Scratch(dw_parts * O * I) if dw_parts > 1 else dw
     dx_part = Scratch(dx_parts * N * I) if dx_parts > 1 else dx
     yield Launch(
-        _backward, dw_tiles * dw_parts + dx_tiles * dx_parts,
+        BACKWARD[bf16], dw_tiles * dw_parts + dx_tiles * dx_parts,
         (dw_part, dx_part, dz, raw, gscale, ga, gb, w, x, scale, shift, N, O, I, C, act, gact,
          dw_tiles * dw_parts, dw_parts, dx_parts),
     )  # fmt: skip
@@ -256,3 +272,19 @@ def linear_backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, b
         )  # fmt: skip
         if several:
             yield add_launch(sums, by_tile, lanes, tiles, 2 * C)
+
+
+@op
+def linear_backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact):
+    """Gradients of ``linear_forward``, d being the pending gradient of y.
+
+    dx (N, ..., C)     out, optional: [base +] mask(P(x)) * (d @ w), see ``fastadam.kernels``
+    sums (L, 2, C)     out, optional: lane sums of dx and of dx * (of - centre)
+    dw (O, I)          out: d.T @ P(x), summed over N
+    dz, raw (N, O), gscale, ga, gb (O,)   in: d = dz, or gscale * dz + ga + gb * raw with gact
+    w (O, I), x, scale, shift             in, as in forward
+    base, of like dx, centre (C,)         in, optional
+    Blocks own 64 x 64 of dw or dx and a part of k; then threads own a channel of the pixels of a tile of a lane.
+    """
+    arrays = dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
+    yield from backward(*arrays, act, gact, FLOAT32)

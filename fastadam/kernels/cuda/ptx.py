@@ -91,8 +91,6 @@ if SIMULATED:
     def warp_max(x, scratch):
         return _fold_warp(x, scratch, max)
 
-    to_tf32 = pack_bf16 = mma_tf32 = mma_bf16 = None  # the simulator has no tensor cores
-
 else:
     from llvmlite import ir
     from numba import cuda
@@ -104,7 +102,7 @@ else:
     _FLOAT4 = ir.VectorType(_FLOAT, 4)
     _EVERYONE = 0xFFFFFFFF
 
-    def _address(context, builder, array_type, array, index, offset=None):
+    def address(context, builder, array_type, array, index, offset=None):
         """Of element ``index`` of a flat array, a constant ``offset`` added after the index was widened."""
         data = context.make_array(array_type)(context, builder, array).data
         if index.type.width > 32:
@@ -126,7 +124,7 @@ else:
         """Elements i .. i + 3 of a flat float32 array in one access; i must be a multiple of 4."""
 
         def codegen(context, builder, sig, args):
-            return _load4(context, builder, sig, _address(context, builder, sig.args[0], *args))
+            return _load4(context, builder, sig, address(context, builder, sig.args[0], *args))
 
         return types.UniTuple(types.float32, 4)(a, i), codegen
 
@@ -135,7 +133,7 @@ else:
         """``load4`` of i + offset; a constant offset lands in the instruction: a 32-bit sum would be added first."""
 
         def codegen(context, builder, sig, args):
-            return _load4(context, builder, sig, _address(context, builder, sig.args[0], *args))
+            return _load4(context, builder, sig, address(context, builder, sig.args[0], *args))
 
         return types.UniTuple(types.float32, 4)(a, i, offset), codegen
 
@@ -144,7 +142,7 @@ else:
         """a[i + offset]; a constant offset lands in the instruction."""
 
         def codegen(context, builder, sig, args):
-            return builder.load(_address(context, builder, sig.args[0], *args))
+            return builder.load(address(context, builder, sig.args[0], *args))
 
         return a.dtype(a, i, offset), codegen
 
@@ -153,7 +151,7 @@ else:
         """A tuple of four to elements i .. i + 3 in one access; i must be a multiple of 4."""
 
         def codegen(context, builder, sig, args):
-            place = _address(context, builder, sig.args[0], args[0], args[1])
+            place = address(context, builder, sig.args[0], args[0], args[1])
             vector = ir.Constant(_FLOAT4, ir.Undefined)
             for k in range(4):
                 vector = builder.insert_element(vector, builder.extract_value(args[2], k), _INT(k))
@@ -167,7 +165,7 @@ else:
         """a[i + offset] = v; a constant offset lands in the instruction."""
 
         def codegen(context, builder, sig, args):
-            builder.store(args[3], _address(context, builder, sig.args[0], *args[:3]))
+            builder.store(args[3], address(context, builder, sig.args[0], *args[:3]))
             return context.get_dummy_value()
 
         return types.void(a, i, offset, a.dtype), codegen
@@ -241,55 +239,3 @@ else:
         x = max(x, cuda.shfl_xor_sync(_EVERYONE, x, 4))
         x = max(x, cuda.shfl_xor_sync(_EVERYONE, x, 2))
         return max(x, cuda.shfl_xor_sync(_EVERYONE, x, 1))
-
-    @intrinsic
-    def to_tf32(typingctx, x):
-        """x rounded to TF32, ten bits of fraction, to nearest."""
-
-        def codegen(context, builder, sig, args):
-            asm = ir.InlineAsm(ir.FunctionType(_INT, [_FLOAT]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
-            return builder.bitcast(builder.call(asm, [args[0]]), _FLOAT)
-
-        return types.float32(x), codegen
-
-    @intrinsic
-    def pack_bf16(typingctx, low, high):
-        """Two numbers rounded to bfloat16, side by side in the 32 bits of a float32."""
-
-        def codegen(context, builder, sig, args):
-            kind = ir.FunctionType(_INT, [_FLOAT, _FLOAT])
-            asm = ir.InlineAsm(kind, "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f")
-            return builder.bitcast(builder.call(asm, args), _FLOAT)
-
-        return types.float32(low, high), codegen
-
-    def _mma(shape, numbers):
-        """acc (8, 8) + A B on tensor cores, a warp's share: A four fragments of four words, B four of two."""
-        text = (
-            f"mma.sync.aligned.{shape}.row.col.f32.{numbers}.{numbers}.f32 "
-            "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"
-        )
-        constraints = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
-        kind = ir.FunctionType(ir.LiteralStructType([_FLOAT] * 4), [_INT] * 6 + [_FLOAT] * 4)
-
-        @intrinsic
-        def mma(typingctx, acc, a, b):
-            def codegen(context, builder, sig, args):
-                total, a_words, b_words = args
-                asm = ir.InlineAsm(kind, text, constraints, side_effect=True)
-                for i in range(a.count // 4):
-                    for j in range(b.count // 2):
-                        words = [builder.extract_value(a_words, 4 * i + k) for k in range(4)]
-                        words += [builder.extract_value(b_words, 2 * j + k) for k in range(2)]
-                        places = [(2 * i + h) * b.count + 2 * j + e for h in range(2) for e in range(2)]
-                        sums = [builder.extract_value(total, at) for at in places]
-                        done = builder.call(asm, [builder.bitcast(word, _INT) for word in words] + sums)
-                        for k, at in enumerate(places):
-                            total = builder.insert_value(total, builder.extract_value(done, k), at)
-                return total
-
-            return acc(acc, a, b), codegen
-
-        return mma
-
-    mma_tf32, mma_bf16 = _mma("m16n8k8", "tf32"), _mma("m16n8k16", "bf16")

@@ -9,9 +9,10 @@ The next tile is loaded while one is multiplied, and takes on its pending affine
 from numba import cuda, uint32
 
 from fastadam.kernels.cuda.jit import device
+from fastadam.kernels.cuda.mma import column_place, multiply, pitch_of, rows_of, starts_of, stash_column, stash_rows
 from fastadam.kernels.cuda.pending import activated, cut4, gradient
-from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, load4, store4, store_at
-from fastadam.kernels.cuda.tiles import fetch4, multiply_tiles, thread_place
+from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, load4
+from fastadam.kernels.cuda.tiles import fetch4
 
 NOUGHT, ONE, TWO, THREE, FOUR, EIGHT = uint32(0), uint32(1), uint32(2), uint32(3), uint32(4), uint32(8)
 BACKWARDS = uint32(0xFFFFFFFF)
@@ -133,38 +134,28 @@ def narrow_filter4(w, filters, n, k, N, KH, KW):
 
 
 @device
-def stash(s, i, pitch, v):
-    """Four values along k into a column of a k-major tile."""
-    store_at(s, i, 0, v[0])
-    store_at(s, i, pitch, v[1])
-    store_at(s, i, 2 * pitch, v[2])
-    store_at(s, i, 3 * pitch, v[3])
-
-
-@device
 def window_product(
-    sa, sb, a, raw, scale, shift, gb, act, place0, place1, KH, KW, image, w, filters, n0, N, back, BM, BN
+    sa, sb, a, raw, scale, shift, gb, act, place0, place1, KH, KW, image, w, filters, n0, N, back, BM, BN, bf16
 ):  # fmt: skip
     """The thread's 8 x 8 of windows (rows, KH KW C) @ filters (KH KW C, N).
 
     ``a`` is an image of pixels (H, W, C) under its pending affine, or with ``back`` a pending gradient ``a, raw,
     scale, shift, gb``. The thread stages the windows at ``place0`` and ``place1``, BM / 2 rows apart. The filters of
-    dx lie transposed: ``filters`` is where the first one starts, and the strides of taps and of columns.
+    dx lie transposed: ``filters`` is where the first one starts, and the strides of taps and of columns. ``bf16``, a
+    constant: see ``mma.py``.
     """
-    T = BM * BN // 64
-    PA, PB = BM + 4, BN + 4
+    PA, PB = pitch_of(BM, bf16), pitch_of(BN, bf16)
     A_TWICE, B_TWICE = BN == 64, BM == 64
-    B_STEP = T // (BN // 4)
     step = BACKWARDS if back else ONE
     t = uint32(cuda.threadIdx.x)
-    ty, tx = thread_place(t, uint32(BN // 64))
+    first_a, first_b = starts_of(t, BM, BN, bf16)
     C = image[2]
     K = uint32(KH * KW * C)
     wide = C & THREE == NOUGHT
     ra, ka = uint32(t >> ONE), uint32((t & ONE) * FOUR)
-    rb, cb = uint32(t // uint32(BN // 4)), uint32(t % uint32(BN // 4) * FOUR)
-    da = uint32(ka * uint32(PA) + ra)
-    db = uint32(ka * uint32(PB) + ra) if back else uint32(rb * uint32(PB) + cb)
+    rb, rb2, cb, to_b = rows_of(t, BN, B_TWICE, bf16)
+    da = column_place(ka, ra, PA, bf16)
+    db = column_place(ka, ra, PB, bf16) if back else to_b
     n1, n2 = uint32(n0 + ra), uint32(n0 + ra + uint32(BN // 2))
     tap = advanced((NOUGHT, NOUGHT, NOUGHT), ka, C, KW)
     at0 = at1 = at2 = at3 = NOWHERE
@@ -206,27 +197,25 @@ def window_product(
             if not back:
                 f0 = fetch4(w, uint32(k + rb), uint32(n0 + cb), K, N, N, N & THREE == NOUGHT)
                 if B_TWICE:
-                    f1 = fetch4(w, uint32(k + rb + uint32(B_STEP)), uint32(n0 + cb), K, N, N, N & THREE == NOUGHT)
+                    f1 = fetch4(w, uint32(k + rb2), uint32(n0 + cb), K, N, N, N & THREE == NOUGHT)
         if k > NOUGHT:
             was = uint32((k & EIGHT) ^ EIGHT)
-            ia, ib = uint32(was * uint32(PA) + ty * FOUR), uint32(was * uint32(PB) + tx * FOUR)
-            acc = multiply_tiles(acc, sa, sb, ia, ib, BM // 2, BN // 2, PA, PB)
+            ia, ib = uint32(was * uint32(PA) + first_a), uint32(was * uint32(PB) + first_b)
+            acc = multiply(acc, sa, sb, ia, ib, BM, BN, bf16)
         if more:
             if wide:
                 v0 = settled4(v0, r0, at0 != NOWHERE, s, h, b, act, back)
                 v1 = settled4(v1, r1, at1 != NOWHERE, s, h, b, act, back)
             ia, ib = uint32((k & EIGHT) * uint32(PA) + da), uint32((k & EIGHT) * uint32(PB) + db)
-            stash(sa, ia, PA, v0)
+            stash_column(sa, ia, PA, v0, bf16)
             if A_TWICE:
-                stash(sa, uint32(ia + uint32(BM // 2)), PA, v1)
+                stash_column(sa, uint32(ia + uint32(BM // 2)), PA, v1, bf16)
             if back:
-                stash(sb, ib, PB, f0)
+                stash_column(sb, ib, PB, f0, bf16)
                 if B_TWICE:
-                    stash(sb, uint32(ib + uint32(BN // 2)), PB, f1)
+                    stash_column(sb, uint32(ib + uint32(BN // 2)), PB, f1, bf16)
             else:
-                store4(sb, ib, f0)
-                if B_TWICE:
-                    store4(sb, uint32(ib + uint32(B_STEP * PB)), f1)
+                stash_rows(sb, ib, PB, f0, f1, B_TWICE, bf16)
             cuda.syncthreads()
             tap = advanced(tap, EIGHT, C, KW)
             k = uint32(k + EIGHT)

@@ -1,0 +1,56 @@
+"""The ops with their matrix products on tensor cores, see ``mma.py``.
+
+Operands are rounded to TF32 or bfloat16 when they are put into shared memory, after their pending activation or
+gradient; sums, and all that is read or written, are float32. Convolutions are implicit GEMMs here whatever their shape:
+Winograd's transforms would make more of the roundings.
+"""
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+from fastadam.kernels import OPS, cuda
+from fastadam.kernels.cuda import implicit, linear
+from fastadam.kernels.cuda.launch import op
+from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS
+
+
+def _twins(bf16: Any) -> dict[str, Any]:
+    @op
+    def conv2d_forward(y, moments, x, scale, shift, w, act, stride, pad):
+        """As ``conv.conv2d_forward``."""
+        yield from implicit.forward(y, moments, x, scale, shift, w, act, stride, pad, bf16)
+
+    @op
+    def conv2d_backward(
+        dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad
+    ):  # fmt: skip
+        """As ``conv.conv2d_backward``."""
+        arrays = dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
+        yield from implicit.backward(*arrays, act, gact, stride, pad, bf16)
+
+    @op
+    def linear_forward(y, moments, x, scale, shift, w, act):
+        """As ``linear.linear_forward``."""
+        yield from linear.forward(y, moments, x, scale, shift, w, act, bf16)
+
+    @op
+    def linear_backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact):
+        """As ``linear.linear_backward``."""
+        arrays = dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
+        yield from linear.backward(*arrays, act, gact, bf16)
+
+    return {twin.__name__: twin for twin in (conv2d_forward, conv2d_backward, linear_forward, linear_backward)}
+
+
+@functools.cache
+def with_precision(name: str) -> Any:
+    """What has all ops as attributes, with matrix products in "float32", "tf32" or "bf16"; one object each.
+
+    For "float32" that is the package itself. The others need compute capability 8.0, which whoever asks sees to.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"no precision {name!r}: there are {', '.join(PRECISIONS)}")
+    if PRECISIONS[name] is FLOAT32:
+        return cuda
+    return SimpleNamespace(**{same: getattr(cuda, same) for same in OPS} | _twins(PRECISIONS[name]))

@@ -1,0 +1,87 @@
+"""Ops with matrix products on tensor cores: which there are, and what they are compiled to."""
+
+import re
+from concurrent.futures import ProcessPoolExecutor
+
+import numba
+import pytest
+
+pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'fastadam[cuda13]'")
+
+from fastadam.kernels import OPS, cuda
+
+PRODUCTS = ("linear_forward", "linear_backward", "conv2d_forward", "conv2d_backward")
+REDUCED = ("tf32", "bf16")
+CAPABILITIES = ((8, 0), (9, 0))
+
+
+def test_float32_is_the_package_itself():
+    assert cuda.with_precision("float32") is cuda
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_the_products_alone_differ(name):
+    ops = cuda.with_precision(name)
+    for op in OPS:
+        assert (getattr(ops, op) is getattr(cuda, op)) == (op not in PRODUCTS)
+    for op in PRODUCTS:
+        assert getattr(ops, op).__name__ == op
+        assert callable(getattr(ops, op).launches)
+        assert callable(getattr(ops, op).bind)
+
+
+def test_an_unknown_precision_is_told_which_there_are():
+    with pytest.raises(ValueError, match=r"float32, tf32, bf16"):
+        cuda.with_precision("fp8")
+
+
+def product_kernels(name):
+    """{(module, function, threads): (kernel, types)} of the products that the cases launch in a precision."""
+    from cuda_kernels import signature
+
+    from fastadam.calls import Slot
+    from fastadam.cases import CASES
+
+    found = {}
+    for case in CASES:
+        if case.op in PRODUCTS:
+            outs, ins = case.make()
+            slots = [Slot(array, a.shape, "ACT", str(a.dtype)) for array, a in (outs | ins).items()]
+            for launch in getattr(cuda.with_precision(name), case.op).launches(*slots, *case.scalars.values()):
+                function = launch.kernel.py_func
+                key = function.__module__.rpartition(".")[2], function.__name__, launch.kernel.threads
+                if key[0] in ("implicit", "implicit_weights") or key[1].startswith("linear"):
+                    found[key] = launch.kernel, signature(launch)
+    return found
+
+
+def compiled(name_and_key):
+    """{capability: PTX} of one kernel."""
+    from cuda_kernels import compiling_for
+    from numba import cuda as compiler
+    from numba import types
+
+    name, key = name_and_key
+    (kernel, signature), texts = product_kernels(name)[key], {}
+    for capability in CAPABILITIES:
+        with compiling_for(capability):
+            texts[capability], _ = compiler.compile_ptx(
+                kernel.py_func,
+                types.void(*signature),
+                cc=capability,
+                launch_bounds=kernel.targetoptions["launch_bounds"],
+            )
+    return texts
+
+
+@pytest.mark.skipif(bool(numba.config.ENABLE_CUDASIM), reason="the simulator compiles nothing")
+def test_products_run_on_tensor_cores():
+    keys = [(name, key) for name in REDUCED for key in product_kernels(name)]
+    assert len(keys) >= 10
+    with ProcessPoolExecutor(2) as pool:
+        for (name, key), texts in zip(keys, pool.map(compiled, keys), strict=True):
+            for capability, text in texts.items():
+                assert f".target sm_{capability[0]}{capability[1]}" in text
+                assert re.search(rf"mma\.sync\.\S+\.{name}\.{name}\.f32", text), key
+                for unwanted in (r"\.f64", r"\.local"):
+                    assert not re.search(unwanted, text), f"{key} in {name} for {capability}: {unwanted}"
