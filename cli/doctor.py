@@ -66,7 +66,8 @@ def _gpu_rows(gpu: dict[str, Any]) -> list[tuple[str, str]]:
     if gpu["problem"]:
         rows.append(("gpu", f"none: {gpu['problem']}"))
     for card in gpu["cards"]:
-        memory, problem = human_bytes(card["memory_bytes"]), card["problem"]
-        line = f"{card['name']}, compute capability {card['capability']}, {memory}"
-        rows.append((card["device"], f"{line}: {problem}" if problem else line))
+        line = f"{card['name']}, compute capability {card['capability']}"
+        if card["problem"] is None:
+            line = f"{line}, {human_bytes(card['memory_bytes'])}"
+        rows.append((card["device"], f"{line}: {card['problem']}" if card["problem"] else line))
     return rows

@@ -27,6 +27,7 @@ class CudaDevice:
 
         self._driver, self._number = driver, number
         self.card = driver.open_card(number, precision)
+        self.memory = driver.start(number)
         self.ops: Any = cuda if precision == "float32" else cuda.with_precision(precision)
         self.name, self.threads = f"cuda:{number}", usable_threads(threads)
         self.description = f"{self.name}, {self.card.name}, compute capability {_dotted(self.card.capability)}"
@@ -110,7 +111,7 @@ class CudaDevice:
             "name": self.card.name,
             "capability": _dotted(self.card.capability),
             "multiprocessors": self.card.multiprocessors,
-            "memory_bytes": self.card.memory,
+            "memory_bytes": self.memory,
         }
         return {"gpu": card, **self._driver.versions()}
 
@@ -127,9 +128,21 @@ def _find_driver(threads: int | None = None) -> Any:
             "the package numba-cuda is not installed; pip install 'fastadam[cuda13]' (or fastadam[cuda12], for "
             "drivers before 580), or use --device cpu"
         )
-    from fastadam.kernels.cuda import driver
-
+    try:
+        from fastadam.kernels.cuda import driver
+    except Exception as error:  # of another package's import: it may be anything
+        told = " ".join(str(error).split())
+        raise DeviceError(f"numba-cuda cannot be imported ({told}); install it anew, or use --device cpu") from error
     return driver
+
+
+def first_usable(threads: int | None = None, precision: str = "float32") -> "CudaDevice | None":
+    """The first GPU that can be used; None if there is none."""
+    with contextlib.suppress(DeviceError):
+        for card in _find_driver(threads).cards():
+            with contextlib.suppress(DeviceError):
+                return CudaDevice(card.number, threads, precision)
+    return None
 
 
 def describe_gpus() -> dict[str, Any]:
@@ -143,8 +156,10 @@ def describe_gpus() -> dict[str, Any]:
         driver = _find_driver()
         found |= driver.versions()
         for card in driver.cards():
+            memory, problem = None, None
             try:
-                problem = driver.open_card(card.number) and None
+                driver.open_card(card.number)
+                memory = driver.start(card.number)
             except DeviceError as error:
                 problem = str(error)
             found["cards"].append(
@@ -152,7 +167,7 @@ def describe_gpus() -> dict[str, Any]:
                     "device": f"cuda:{card.number}",
                     "name": card.name,
                     "capability": _dotted(card.capability),
-                    "memory_bytes": card.memory,
+                    "memory_bytes": memory,
                     "problem": problem,
                 }
             )

@@ -136,10 +136,11 @@ def get_device(name: str = "auto", threads: int | None = None, precision: str = 
     if name not in ("auto", "cpu"):
         raise DeviceError(f"no device is called {name!r}; use auto, cpu, cuda or cuda:N")
     if name == "auto" and _may_have_cuda():
-        from fastadam.cuda_device import CudaDevice
+        from fastadam.cuda_device import first_usable
 
-        with contextlib.suppress(DeviceError):
-            return CudaDevice(0, threads, precision)
+        gpu = first_usable(threads, precision)
+        if gpu is not None:
+            return gpu
     if precision != PRECISIONS[0]:
         raise DeviceError(
             f"precision {precision} was asked for, and the CPU computes in float32; leave --precision away, or use "
@@ -150,7 +151,8 @@ def get_device(name: str = "auto", threads: int | None = None, precision: str = 
 
 def _may_have_cuda() -> bool:
     """Whether it is worth the time to ask: the package is there, and so is a driver."""
-    return importlib.util.find_spec("numba_cuda") is not None and any(Path("/dev").glob("nvidia[0-9]*"))
+    there = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # the latter under Windows
+    return there and importlib.util.find_spec("numba_cuda") is not None
 
 
 class CpuDevice:

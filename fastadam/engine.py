@@ -1,6 +1,7 @@
 """Programs of one graph on one device: planned once for each size of batch, sharing one block of memory."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,8 @@ class Engine:
             "data.mean": device.to_device(np.asarray(mean, np.float32)),
             "data.rstd": device.to_device(1 / np.asarray(std, np.float32)),
         }
-        self._block = allocate(0, np.uint8, device.empty)
+        with device.running():
+            self._block = allocate(0, np.uint8, device.empty)
         self._programs: dict[Any, Program] = {}
         self._rooms: dict[Any, Feed] = {}
         self._residents: dict[Feed, Feed] = {}
@@ -71,7 +73,8 @@ class Engine:
         if key not in self._rooms:
             _make_place(self._rooms)
             empty = self.device.empty
-            self._rooms[key] = Feed(empty(images.shape, images.dtype), empty((len(images),), np.int32))
+            with self._room_for(f"a batch of {len(images):,}", "a smaller batch size"):
+                self._rooms[key] = Feed(empty(images.shape, images.dtype), empty((len(images),), np.int32))
         feed = self._rooms[key] = self._rooms.pop(key)
         self.device.write(feed.images, images)
         self.device.write(feed.labels, 0 if labels is None else labels)
@@ -146,17 +149,19 @@ class Engine:
         if key not in self._programs:
             plan = make_plan(self.graph, mode, batch, feed, filter_lanes=self.device.filter_lanes, **settings)
             self.reserve(plan.memory)
-            self.device.reserve(plan.calls)
             _make_place(self._programs)
-            resident = self._resident(feed)
+            with self._room_for(f"a batch of {batch:,}", "a smaller batch size"):
+                self.device.reserve(plan.calls)
+                resident = self._resident(feed)
             inputs = {"images": resident.images, "labels": resident.labels, **self._constants}
-            arenas = {name: arena.on(self.device) for name, arena in self.arenas.items()}
-            if averaged:
-                arenas |= {"PARAM": arenas["EMA"], "STATE": arenas["EMA.STATE"]}
             device = self.device
-            self._programs[key] = Program(
-                plan, device.ops, arenas, device.empty, device.write, memory=self._block, inputs=inputs
-            )
+            with self._room_for("parameters and settings", "a smaller net"):
+                arenas = {name: arena.on(device) for name, arena in self.arenas.items()}
+                if averaged:
+                    arenas |= {"PARAM": arenas["EMA"], "STATE": arenas["EMA.STATE"]}
+                self._programs[key] = Program(
+                    plan, device.ops, arenas, device.empty, device.write, memory=self._block, inputs=inputs
+                )
         program = self._programs[key] = self._programs.pop(key)
         return program
 
@@ -166,28 +171,28 @@ class Engine:
             return feed
         if feed not in self._residents:
             _make_place(self._residents)
-            self._residents[feed] = self._placed(feed)
-        return self._residents[feed]
+            with self._room_for(f"a data set of {feed.images.nbytes:,} bytes", "a smaller one"):
+                to_device = self.device.to_device
+                self._residents[feed] = Feed(to_device(feed.images), to_device(feed.labels))
+        resident = self._residents[feed] = self._residents.pop(feed)
+        return resident
 
-    def _placed(self, feed: Feed) -> Feed:
+    @contextlib.contextmanager
+    def _room_for(self, what: str, cure: str) -> Iterator[None]:
+        """OutOfMemoryError, one line, where the device has no memory for it."""
         try:
-            return Feed(self.device.to_device(feed.images), self.device.to_device(feed.labels))
+            yield
         except MemoryError as error:
-            raise self._too_much(feed.images.nbytes, "a smaller data set") from error
-
-    def _too_much(self, size: int, cure: str) -> OutOfMemoryError:
-        return OutOfMemoryError(f"{size:,} bytes of {self.device.name} memory were asked for and refused; use {cure}")
+            raise OutOfMemoryError(f"{self.device.name} has no memory left for {what}; use {cure}") from error
 
     def reserve(self, memory: int) -> None:
         """Have a block of so many bytes; programs bound to a smaller one are made again when they are wanted."""
         if memory <= self._block.nbytes:
             return
-        try:
-            self._programs.clear()
+        self._programs.clear()
+        with self._room_for(f"{memory:,} bytes of activations", "a smaller batch size"), self.device.running():
             self._block = allocate(0, np.uint8, self.device.empty)
             self._block = allocate(memory, np.uint8, self.device.empty)
-        except MemoryError as error:
-            raise self._too_much(memory, "a smaller batch size") from error
 
 
 def _make_place(kept: dict[Any, Any]) -> None:

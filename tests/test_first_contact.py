@@ -35,7 +35,6 @@ def test_without_the_package(monkeypatch):
     [
         ("\nCUDA driver library cannot be found.\nEnsure that a compatible NVIDIA driver is installed", "nvidia-smi"),
         ("CUDA_ERROR_NO_DEVICE (100)", "finds no GPU"),
-        ("CUDA_ERROR_INSUFFICIENT_DRIVER (35)", "fastadam[cuda12]"),
         ("something else", "CUDA cannot be used: something else"),
         (None, "the driver or the CUDA toolkit cannot be used"),
     ],
@@ -54,8 +53,9 @@ def cards(monkeypatch):
     """A machine with an old card and a new one."""
     from fastadam.kernels.cuda import driver
 
-    found = [driver.Card(0, "Old", (6, 1), 1 << 33, 20), driver.Card(1, "New", (9, 0), 1 << 36, 132)]
+    found = [driver.Card(0, "Old", (6, 1), 20), driver.Card(1, "New", (9, 0), 132)]
     monkeypatch.setattr(driver, "cards", lambda: found)
+    monkeypatch.setattr(driver, "start", lambda number: 1 << 36)
 
 
 @with_cuda
@@ -74,7 +74,30 @@ def test_a_card_that_is_not_there_or_too_old(cards):
 @with_cuda
 def test_auto_takes_what_can_be_used(cards, monkeypatch):
     monkeypatch.setattr(device, "_may_have_cuda", lambda: True)
-    assert get_device("auto").name == "cpu"  # the first card is too old
+    assert get_device("auto").name == "cuda:1"  # the first card is too old
+
+
+@with_cuda
+def test_a_card_that_cannot_be_had(cards, monkeypatch):
+    from fastadam.kernels.cuda import driver
+
+    def start(number):
+        raise DeviceError(f"cuda:{number} is there but cannot be used (busy); use another GPU or use --device cpu")
+
+    monkeypatch.setattr(driver, "start", start)
+    monkeypatch.setattr(device, "_may_have_cuda", lambda: True)
+    assert "busy" in refusal("cuda:1")
+    assert get_device("auto").name == "cpu"
+    assert "busy" in cuda_device.describe_gpus()["cards"][1]["problem"]
+
+
+@with_cuda
+def test_a_driver_older_than_the_toolkit(monkeypatch):
+    from fastadam.kernels.cuda import driver
+
+    monkeypatch.setattr(driver.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(driver, "versions", lambda: {"package": "", "driver": "12.4", "toolkit": "13.5"})
+    assert "pip install 'fastadam[cuda12]'" in refusal()
 
 
 def test_the_cpu_computes_in_float32_alone():
@@ -86,7 +109,8 @@ def test_the_cpu_computes_in_float32_alone():
 def test_tensor_products_need_a_newer_card(monkeypatch):
     from fastadam.kernels.cuda import driver
 
-    monkeypatch.setattr(driver, "cards", lambda: [driver.Card(0, "Turing", (7, 5), 1 << 34, 40)])
+    monkeypatch.setattr(driver, "cards", lambda: [driver.Card(0, "Turing", (7, 5), 40)])
+    monkeypatch.setattr(driver, "start", lambda number: 1 << 34)
     assert get_device("cuda").name == "cuda:0"
     with pytest.raises(DeviceError, match=r"cuda:0, Turing, has compute capability 7\.5"):
         get_device("cuda", precision="tf32")

@@ -5,6 +5,7 @@ a cure of its own.
 """
 
 import contextlib
+import gc
 import importlib.metadata
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,12 +35,11 @@ if config.ENABLE_CUDASIM:  # the simulator's arrays forget what they are when an
 
 
 class Card(NamedTuple):
-    """A GPU: its name, compute capability, memory in bytes, and number of multiprocessors."""
+    """A GPU: its number, name, compute capability and multiprocessors."""
 
     number: int
     name: str
     capability: tuple[int, int]
-    memory: int
     multiprocessors: int
 
 
@@ -59,18 +59,29 @@ def versions():
 def cards():
     """Every GPU the driver shows. DeviceError, with the cure, if there is no driver, no GPU or no fitting toolkit."""
     if config.ENABLE_CUDASIM:
-        return [Card(0, "Numba's CUDA simulator", (9, 0), 1 << 34, 1)]
+        return [Card(0, "Numba's CUDA simulator", (9, 0), 1)]
     if not cuda.is_available():
         raise DeviceError(_why_not())
+    _check_versions()
     return [_card(number) for number in range(len(cuda.gpus))]
 
 
 def _card(number):
+    """What the driver tells of a card without anything being started on it."""
     device = cuda.gpus[number]
-    with device:
-        memory = cuda.current_context().get_memory_info().total
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-    return Card(number, name, tuple(device.compute_capability), int(memory), int(device.MULTIPROCESSOR_COUNT))
+    return Card(number, name, tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT))
+
+
+def _check_versions():
+    """DeviceError for a driver that is too old for the toolkit: a kernel would be compiled and then refused."""
+    found = versions()
+    driver, toolkit = found["driver"], found["toolkit"]
+    if driver and toolkit and int(driver.partition(".")[0]) < int(toolkit.partition(".")[0]):
+        raise DeviceError(
+            f"the NVIDIA driver goes up to CUDA {driver}, and this environment has the toolkit {toolkit}; update the "
+            f"driver, or pip install 'fastadam[cuda{driver.partition('.')[0]}]', {CPU}"
+        )
 
 
 def _why_not():
@@ -82,11 +93,9 @@ def _why_not():
             + CPU
         )
     if "NO_DEVICE" in error or "no CUDA-capable device" in error:
-        return f"the NVIDIA driver works but finds no GPU ({error}); see that `nvidia-smi` lists the card, {CPU}"
-    if "INSUFFICIENT" in error or "driver version" in error:
         return (
-            f"the NVIDIA driver is older than the CUDA toolkit of this environment ({error}); update the driver, or "
-            f"install the other toolkit: pip install 'fastadam[cuda12]'; {CPU}"
+            f"the NVIDIA driver works but finds no GPU ({error}); see that `nvidia-smi` lists the card and that "
+            f"CUDA_VISIBLE_DEVICES does not hide it, {CPU}"
         )
     what = error or "the driver or the CUDA toolkit cannot be used"
     return f"CUDA cannot be used: {what}; `fastadam doctor` shows what was found, pip install 'fastadam[cuda13]', {CPU}"
@@ -110,6 +119,19 @@ def open_card(number, precision="float32"):
             f"{_dotted(card.capability)}; it needs {_dotted(TENSOR_CAPABILITY)} or more; leave --precision away {CPU}"
         )
     return card
+
+
+def start(number):
+    """Take a card for this thread: bytes of its memory. DeviceError if it cannot be had."""
+    if config.ENABLE_CUDASIM:
+        return 1 << 34
+    try:
+        cuda.select_device(number)
+        with select(number):
+            return int(cuda.current_context().get_memory_info().total)
+    except Exception as error:  # whatever the driver says: in use by somebody else, full, broken
+        told = " ".join(str(error).split())
+        raise DeviceError(f"cuda:{number} is there but cannot be used ({told}); use another GPU {CPU}") from error
 
 
 def _dotted(version):
@@ -159,7 +181,13 @@ def read(array, out):
 
 def free_memory():
     """Bytes free on the selected card."""
-    return 1 << 34 if config.ENABLE_CUDASIM else int(cuda.current_context().get_memory_info().free)
+    if config.ENABLE_CUDASIM:
+        return 1 << 34
+    gc.collect()
+    context = cuda.current_context()
+    if hasattr(context, "memory_manager"):  # numba gives memory back late, and in heaps
+        context.memory_manager.deallocations.clear()
+    return int(context.get_memory_info().free)
 
 
 def synchronize():

@@ -10,16 +10,23 @@ needs. Launches of one op, and ops, run one after the other on one stream.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
+from fastadam.errors import OutOfMemoryError
+from fastadam.kernels.cuda.driver import empty
 from fastadam.kernels.cuda.jit import SIMULATED
 
 ALIGN = 64
 """Floats: parts of the scratch memory start on lines of 256 bytes."""
+
+
+MOST = 1 << 32
+"""Indices have 32 bits."""
 
 
 class Scratch:
@@ -80,7 +87,9 @@ def bound(launches: Iterable[Launch]) -> list[Callable[[], None]]:
 def _launcher(kernel: Any, grid: int | tuple[int, ...], arguments: tuple[Any, ...]) -> Callable[[], None]:
     if SIMULATED:  # where the grid is part of the kernel, not of a copy of it
         return lambda: kernel[grid, kernel.threads](*arguments)
-    return functools.partial(kernel[grid, kernel.threads], *arguments)
+    with warnings.catch_warnings():  # a small grid is no mistake: some ops are small
+        warnings.filterwarnings("ignore", "Grid size")
+        return functools.partial(kernel[grid, kernel.threads], *arguments)
 
 
 def needed(launches: Iterable[Launch]) -> int:
@@ -92,6 +101,11 @@ def _places(launches: Iterable[Launch]) -> dict[Scratch, int]:
     places: dict[Scratch, int] = {}
     for launch in launches:
         for argument in launch.arguments:
+            if getattr(argument, "size", 0) >= MOST:
+                raise OutOfMemoryError(
+                    f"an array of {argument.size:,} numbers was asked for, and kernels count to {MOST:,}; use a "
+                    "smaller batch size or net"
+                )
             if isinstance(argument, Scratch) and argument not in places:
                 places[argument] = _total(places)
     return places
@@ -109,7 +123,8 @@ def reserve(floats: int) -> Any:
     """The block, at least so many floats: asked for before anything is bound, it is taken once."""
     number = 0 if SIMULATED else cuda.get_current_device().id
     if number not in _blocks or _blocks[number].size < floats:
-        _blocks[number] = cuda.device_array(max(floats, ALIGN), np.float32)
+        _blocks.pop(number, None)
+        _blocks[number] = empty((max(floats, ALIGN),), np.float32)
     return _blocks[number]
 
 
