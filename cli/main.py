@@ -127,7 +127,7 @@ def _abandon(stream: Any) -> None:
 )
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Train small neural networks on CIFAR-like images, fast, on the CPU.
+    """Train small neural networks on CIFAR-like images, fast, on a CPU or an NVIDIA GPU.
 
     Each option of a command can also be given as FASTADAM_<COMMAND>_<OPTION> in the environment, or in a TOML
     file where the command has --config. The command line wins over the environment, the environment over the

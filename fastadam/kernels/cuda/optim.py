@@ -54,13 +54,8 @@ def _run_of(i, groups, runs):
 
 
 @device
-def _adam_one(p, m, v, g, h, groups, runs, i):
-    group, _ = _run_of(i, groups, runs)
-    p[i], m[i], v[i] = _adam(p[i], m[i], v[i], g[i], _hyper(h, group))
-
-
-@kernel(THREADS)
-def _adam_kernel(p, m, v, g, h, groups, runs, n):
+def _update_two(rule, p, m, v, g, h, groups, runs, n):
+    """Four elements of a rule with two moments: at once where they are of one group."""
     i = uint32(uint32(cuda.grid(1)) * FOUR)
     if i >= n:
         return
@@ -68,18 +63,24 @@ def _adam_kernel(p, m, v, g, h, groups, runs, n):
     if uint32(i + FOUR) <= end:
         hyper = _hyper(h, group)
         p4, m4, v4, g4 = load4(p, i), load4(m, i), load4(v, i), load4(g, i)
-        p0, m0, v0 = _adam(p4[0], m4[0], v4[0], g4[0], hyper)
-        p1, m1, v1 = _adam(p4[1], m4[1], v4[1], g4[1], hyper)
-        p2, m2, v2 = _adam(p4[2], m4[2], v4[2], g4[2], hyper)
-        p3, m3, v3 = _adam(p4[3], m4[3], v4[3], g4[3], hyper)
+        p0, m0, v0 = rule(p4[0], m4[0], v4[0], g4[0], hyper)
+        p1, m1, v1 = rule(p4[1], m4[1], v4[1], g4[1], hyper)
+        p2, m2, v2 = rule(p4[2], m4[2], v4[2], g4[2], hyper)
+        p3, m3, v3 = rule(p4[3], m4[3], v4[3], g4[3], hyper)
         store4(p, i, (p0, p1, p2, p3))
         store4(m, i, (m0, m1, m2, m3))
         store4(v, i, (v0, v1, v2, v3))
     else:
         end = min(n, uint32(i + FOUR))
         while i < end:
-            _adam_one(p, m, v, g, h, groups, runs, i)
+            group, _ = _run_of(i, groups, runs)
+            p[i], m[i], v[i] = rule(p[i], m[i], v[i], g[i], _hyper(h, group))
             i = uint32(i + ONE)
+
+
+@kernel(THREADS)
+def _adam_kernel(p, m, v, g, h, groups, runs, n):
+    _update_two(_adam, p, m, v, g, h, groups, runs, n)
 
 
 @op
@@ -94,45 +95,15 @@ def adam_update(p, m, v, g, h, groups):
     yield Launch(_adam_kernel, blocks_of(p.size, 4 * THREADS), (p, m, v, g, h, groups, groups.shape[0], p.size))
 
 
-@device
-def _adamw_one(p, m, v, g, h, groups, runs, i):
-    group, _ = _run_of(i, groups, runs)
-    p[i], m[i], v[i] = _adamw(p[i], m[i], v[i], g[i], _hyper(h, group))
-
-
 @kernel(THREADS)
 def _adamw_kernel(p, m, v, g, h, groups, runs, n):
-    i = uint32(uint32(cuda.grid(1)) * FOUR)
-    if i >= n:
-        return
-    group, end = _run_of(i, groups, runs)
-    if uint32(i + FOUR) <= end:
-        hyper = _hyper(h, group)
-        p4, m4, v4, g4 = load4(p, i), load4(m, i), load4(v, i), load4(g, i)
-        p0, m0, v0 = _adamw(p4[0], m4[0], v4[0], g4[0], hyper)
-        p1, m1, v1 = _adamw(p4[1], m4[1], v4[1], g4[1], hyper)
-        p2, m2, v2 = _adamw(p4[2], m4[2], v4[2], g4[2], hyper)
-        p3, m3, v3 = _adamw(p4[3], m4[3], v4[3], g4[3], hyper)
-        store4(p, i, (p0, p1, p2, p3))
-        store4(m, i, (m0, m1, m2, m3))
-        store4(v, i, (v0, v1, v2, v3))
-    else:
-        end = min(n, uint32(i + FOUR))
-        while i < end:
-            _adamw_one(p, m, v, g, h, groups, runs, i)
-            i = uint32(i + ONE)
+    _update_two(_adamw, p, m, v, g, h, groups, runs, n)
 
 
 @op
 def adamw_update(p, m, v, g, h, groups):
     """One step of AdamW (``rules.adamw``); arguments as ``adam_update``."""
     yield Launch(_adamw_kernel, blocks_of(p.size, 4 * THREADS), (p, m, v, g, h, groups, groups.shape[0], p.size))
-
-
-@device
-def _sgd_one(p, m, g, h, groups, runs, i):
-    group, _ = _run_of(i, groups, runs)
-    p[i], m[i] = _sgd(p[i], m[i], g[i], _hyper(h, group))
 
 
 @kernel(THREADS)
@@ -153,7 +124,8 @@ def _sgd_kernel(p, m, g, h, groups, runs, n):
     else:
         end = min(n, uint32(i + FOUR))
         while i < end:
-            _sgd_one(p, m, g, h, groups, runs, i)
+            group, _ = _run_of(i, groups, runs)
+            p[i], m[i] = _sgd(p[i], m[i], g[i], _hyper(h, group))
             i = uint32(i + ONE)
 
 
