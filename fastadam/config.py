@@ -283,7 +283,7 @@ class TrainConfig:
         What has no meaning with the others stays None: so does ``warmup`` under a one-cycle schedule (a share of
         the run, however long). Paths become absolute. ConfigError if validation would leave nothing to train on.
         """
-        from fastadam.device import cores
+        from fastadam.kernels.start import cores
         from fastadam.optim import OPTIMIZERS
 
         values = self._with_recipe()

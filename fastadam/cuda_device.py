@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.device import Loops, start_numba, usable_threads
+from fastadam.device import Loops, usable_threads
 from fastadam.errors import DeviceError
+from fastadam.kernels.start import start_numba
 
 _RUNNING = threading.RLock()
 

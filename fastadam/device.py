@@ -9,7 +9,6 @@ import importlib
 import importlib.util
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 
 from fastadam.errors import DeviceError
 from fastadam.kernels import MOST_LANES, PRECISIONS
+from fastadam.kernels.start import cores, start_numba
 
 ALIGN = 64
 """Bytes: every array of a device starts on a cache line."""
@@ -31,18 +31,6 @@ COMPILING = "compiling kernels for this machine; they are kept for the next star
 """What to say when a compile clock starts."""
 
 _RUNNING = threading.RLock()
-
-LAYERS = "omp tbb workqueue"
-"""Threading layers, fastest fork and join first."""
-
-SPIN_COUNT = "10000"
-"""Turns an idle OpenMP thread spins before it sleeps: longer than from one op to the next, but a thirtieth of
-the default, which on a machine with other work to do costs a third of the speed."""
-
-
-def cores() -> int:
-    """CPU cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Loops(NamedTuple):
@@ -276,23 +264,6 @@ def _available_in_cgroup(folder: Path) -> int | float:
         return math.inf if limit == "max" else int(limit) - used + int(stat.get("inactive_file", 0))
     except (OSError, ValueError):
         return math.inf
-
-
-def start_numba(threads: int) -> ModuleType:
-    """Import numba, if that is still to do, able to run so many threads, and on all cores unless told otherwise."""
-    if "numba" in sys.modules:
-        return sys.modules["numba"]
-    asked = os.environ.get("NUMBA_NUM_THREADS")
-    os.environ["NUMBA_NUM_THREADS"] = str(max(threads, int(asked) if asked and asked.isdigit() else cores()))
-    os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", LAYERS)
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    try:
-        return importlib.import_module("numba")
-    finally:  # child processes decide for themselves
-        if asked is None:
-            del os.environ["NUMBA_NUM_THREADS"]
-        else:
-            os.environ["NUMBA_NUM_THREADS"] = asked
 
 
 def usable_threads(threads: int | None) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 from fastadam import data
 from fastadam.config import DATA_SETS
 from fastadam.cuda_device import describe_gpus
-from fastadam.device import cache_folder, cache_roots, cores, cpu_features, get_device, threading_layer
+from fastadam.device import cache_folder, cache_roots, cpu_features, get_device, threading_layer
+from fastadam.kernels.start import cores
 from fastadam.versions import DECISIVE, installed
 
 _VECTORS = (("avx512f", "AVX-512", 512), ("avx2", "AVX2", 256), ("neon", "NEON", 128), ("sse2", "SSE2", 128))

@@ -6,7 +6,7 @@ import pytest
 from fastadam.device import get_device
 
 get_device("cpu")
-from fastadam.kernels.cpu.jit import leaf  # noqa: E402
+from fastadam.kernels.cpu.jit import serial  # noqa: E402
 from fastadam.kernels.cpu.simd import (  # noqa: E402
     WIDTH,
     cut,
@@ -23,7 +23,7 @@ from fastadam.kernels.cpu.simd import (  # noqa: E402
 ODD = np.array([0.0, -0.0, 1.5, -1.5, np.nan, np.inf, -np.inf, 3e38], np.float32)
 
 
-@leaf
+@serial
 def _arithmetic(out, x, y, s):
     a, b = load(x, 0), load(y, 0)
     store(out, 0, a + b)
@@ -34,14 +34,14 @@ def _arithmetic(out, x, y, s):
     store(out, 5 * WIDTH, zeros())
 
 
-@leaf
+@serial
 def _choices(out, x, y):
     a, b = load(x, 0), load(y, 0)
     store(out, 0, cut(a, b))
     store(out, WIDTH, where_beaten(a, b, a, b))
 
 
-@leaf
+@serial
 def _streamed(out, at, x):
     prefetch(x, 0)
     stream(out, at, load(x, 0))

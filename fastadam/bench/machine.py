@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fastadam.bench.numbers import Limits
-from fastadam.device import cores, get_device
+from fastadam.device import get_device
 from fastadam.doctor import describe_cpu
+from fastadam.kernels.start import cores
 from fastadam.program import bound
 from fastadam.versions import DECISIVE, installed
 

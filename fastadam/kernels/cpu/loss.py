@@ -5,12 +5,12 @@ import math
 import numpy as np
 from numba import float64
 
-from fastadam.kernels.cpu.jit import leaf
+from fastadam.kernels.cpu.jit import serial
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.pending import finish_gradient, pending_value
 
 
-@leaf
+@serial
 def _softmax_loss(dz, sums, rows, x, scale, shift, labels, index, step, base, of, centre, act, smoothing):
     # Serial, in float64: the classes of a batch are too few to be worth a fork or a shortcut.
     samples, classes = x.shape

@@ -10,7 +10,7 @@ import math
 from numba import float64
 from numpy import float32
 
-from fastadam.kernels.cpu.jit import leaf
+from fastadam.kernels.cpu.jit import leaf, serial
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import add_moments, add_sums, start_moments
@@ -63,7 +63,7 @@ def lane_sums(sums, dz, of, centre):
     parallel(_sums_of_lane, len(sums), sums, dz.reshape(-1), of.reshape(-1), centre, samples, pixels, channels)
 
 
-@leaf
+@serial
 def _bn_finalize(
     scale, shift, mean, rstd, running_mean, running_var,
     moments, gamma, beta, bias, step, samples, pixels, eps,
@@ -118,7 +118,7 @@ def bn_finalize(
     )  # fmt: skip
 
 
-@leaf
+@serial
 def _bn_inference(scale, shift, running_mean, running_var, gamma, beta, bias, eps):
     for c in range(scale.size):
         scale[c] = float32(float64(gamma[c]) / math.sqrt(float64(running_var[c]) + eps))
@@ -136,7 +136,7 @@ def bn_inference(scale, shift, running_mean, running_var, gamma, beta, bias, eps
     _bn_inference(scale, shift, running_mean, running_var, gamma, beta, bias, float(eps))
 
 
-@leaf
+@serial
 def _bn_backward_finalize(dgamma, dbeta, ga, gb, sums, mean, rstd, scale, count):
     for c in range(scale.size):
         total, product = 0.0, 0.0

@@ -4,7 +4,7 @@ import numpy as np
 from numba import float64
 
 from fastadam.kernels import rules
-from fastadam.kernels.cpu.jit import inlined, leaf
+from fastadam.kernels.cpu.jit import inlined, leaf, serial
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.rules import GRAD_SCALE, Hyper
@@ -141,7 +141,7 @@ def norm_lanes(part, g):
     parallel(_sum_of_squares, len(part), part, g)
 
 
-@leaf
+@serial
 def clip_factor(h, part, max_norm):
     """Clipping by global norm: Pascanu et al. 2013, section 3.2, with PyTorch's 1e-6 in the denominator.
 
