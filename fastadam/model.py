@@ -20,7 +20,7 @@ from fastadam.units import human_bytes
 PREDICT_BATCH = 256
 
 _NO_QUESTION = 1 << 28  # bytes of parameters that any machine has
-_DRAWS = 1 << 20  # random numbers drawn at a time, so that a large layer needs little room beside itself
+_DRAWS = 1 << 14  # random numbers drawn at a time: what they are made of stays in the caches
 
 
 class Model:
