@@ -6,6 +6,7 @@ from numba import uint64
 from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.random import mix
+from fastadam.kernels.cpu.transpose import transpose
 
 FLIP, CROP_Y, CROP_X, CUT_Y, CUT_X = range(5)
 """Which random number of a sample decides what."""
@@ -56,13 +57,18 @@ def batch_prepare(y, images, index, key, mean, rstd, flip, crop, cutout):
 
 
 @leaf
-def _load_sample(worker, n, y, images):
-    for c in range(y.shape[3]):
-        for h in range(y.shape[1]):
-            for w in range(y.shape[2]):
-                y[n, h, w, c] = images[n, c, h, w]
+def _load_sample(worker, n, y, x, pixels, channels):
+    at = n * pixels * channels
+    ys, xs = y[at : at + pixels * channels], x[at : at + pixels * channels]
+    if channels == 3:  # the three planes at once: twice as fast
+        red, green, blue = xs[:pixels], xs[pixels : 2 * pixels], xs[2 * pixels :]
+        for p in range(red.size):
+            ys[3 * p], ys[3 * p + 1], ys[3 * p + 2] = red[p], green[p], blue[p]
+    else:
+        transpose(ys, 0, channels, xs, 0, pixels, channels, pixels)
 
 
 def batch_load(y, images):
     """y (N, H, W, C) = images (N, C, H, W) float32, already normalised: a change of layout."""
-    parallel(_load_sample, len(y), y, images)
+    samples, high, wide, channels = y.shape
+    parallel(_load_sample, samples, y.reshape(-1), images.reshape(-1), high * wide, channels)

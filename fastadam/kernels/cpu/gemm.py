@@ -193,22 +193,29 @@ def depth_step(depth):
 
 
 @leaf
+def _width(size):
+    """Columns of a block of B: as many panels of ``size`` k as stay in a first-level cache together."""
+    return max(1, DEPTH_BLOCK // size) * PANEL
+
+
+@leaf
 def product(m, n, depth, a, a_at, row_step, col_step, b, b_at, panel_step, b_step, c, c_at, c_step, add):
-    """C (m, n) (+)= A (m, depth) @ B (depth, n): a block of a panel of B stays in L1 while A passes.
+    """C (m, n) (+)= A (m, depth) @ B (depth, n): a block of B stays in L1 while A passes.
 
     Arguments as in ``tile``; panel p of B starts at ``b_at + p * panel_step``. A has m rounded up to whole
     tiles of rows that may be read.
     """
     size = depth_step(depth)
     for k in range(0, max(depth, 1), size):
-        more = add or k > 0
-        for j in range(0, n, PANEL):
-            at = b_at + (j // PANEL) * panel_step + k * b_step
+        more, wide = add or k > 0, _width(size)
+        for first in range(0, n, wide):
             for i in range(0, m, TILE_ROWS):
-                tile(
-                    min(size, depth - k), a, a_at + i * row_step + k * col_step, row_step, col_step, b, at, b_step,
-                    c, c_at + i * c_step + j, c_step, min(TILE_ROWS, m - i), n - j, more,
-                )  # fmt: skip
+                for j in range(first, min(first + wide, n), PANEL):
+                    tile(
+                        min(size, depth - k), a, a_at + i * row_step + k * col_step, row_step, col_step,
+                        b, b_at + (j // PANEL) * panel_step + k * b_step, b_step,
+                        c, c_at + i * c_step + j, c_step, min(TILE_ROWS, m - i), n - j, more,
+                    )  # fmt: skip
 
 
 @leaf
@@ -216,11 +223,12 @@ def gather_product(m, n, depth, a, a_at, row, row_at, col, col_at, b, b_at, pane
     """``product`` with A through tables, as in ``gather_tile``."""
     size = depth_step(depth)
     for k in range(0, max(depth, 1), size):
-        more = add or k > 0
-        for j in range(0, n, PANEL):
-            at = b_at + (j // PANEL) * panel_step + k * b_step
+        more, wide = add or k > 0, _width(size)
+        for first in range(0, n, wide):
             for i in range(0, m, TILE_ROWS):
-                gather_tile(
-                    min(size, depth - k), a, a_at, row, row_at + i, col, col_at + k, b, at, b_step,
-                    c, c_at + i * c_step + j, c_step, min(TILE_ROWS, m - i), n - j, more,
-                )  # fmt: skip
+                for j in range(first, min(first + wide, n), PANEL):
+                    gather_tile(
+                        min(size, depth - k), a, a_at, row, row_at + i, col, col_at + k,
+                        b, b_at + (j // PANEL) * panel_step + k * b_step, b_step,
+                        c, c_at + i * c_step + j, c_step, min(TILE_ROWS, m - i), n - j, more,
+                    )  # fmt: skip

@@ -20,6 +20,7 @@ from fastadam.kernels.cpu.pending import (
     start_moments,
 )
 from fastadam.kernels.cpu.simd import prefetch
+from fastadam.kernels.cpu.transpose import transpose
 from fastadam.kernels.cpu.workspace import aligned, odd_lines, reserve, sized, threaded
 
 ROWS = 2 * TILE_ROWS
@@ -38,14 +39,9 @@ def _pack_samples(worker, panel, packed, own_at, own_size, x, scale, shift, act,
     inputs, mine, first = pixels * channels, own_at + worker * own_size, panel * PANEL
     count = min(PANEL, samples - first)
     activate(packed, mine, x, first * inputs, count * pixels, channels, scale, shift, act)
-    to, source = packed[first * inputs : (first + PANEL) * inputs], packed[mine : mine + count * inputs]
     if count < PANEL:
-        to[:] = np.float32(0)
-    for k in range(0, inputs, PANEL):  # by squares of a cache line: rows of a power of two would evict each other
-        stop = min(k + PANEL, inputs)
-        for j in range(count):
-            for i in range(k, stop):
-                to[i * PANEL + j] = source[j * inputs + i]
+        packed[first * inputs : (first + PANEL) * inputs] = np.float32(0)
+    transpose(packed, first * inputs, PANEL, packed, mine, inputs, count, inputs)
 
 
 @leaf
@@ -68,9 +64,7 @@ def _forward_rows(worker, task, y, w, work, own_at, own_size, samples):
                 at = (first + o) * inputs
                 for i in range(at + k + depth, at + min(k + 2 * depth, inputs), PANEL):
                     prefetch(w, i)
-    for n in range(samples):
-        for o in range(count):
-            y[n * outputs + first + o] = work[turned + o * width + n]
+    transpose(y, first, outputs, work, turned, width, count, samples)
 
 
 @leaf

@@ -37,6 +37,7 @@ from fastadam.kernels.cpu.points import (
     ring,
 )
 from fastadam.kernels.cpu.simd import FAR, prefetch
+from fastadam.kernels.cpu.transpose import transpose
 from fastadam.kernels.cpu.workspace import ALIGN, aligned, odd_lines, reserve, threaded
 
 BLOCK_BYTES = 3 << 19
@@ -98,24 +99,15 @@ def _ask_ahead(array, row, begin, rows, part, parts):
 
 
 @leaf
-def _turn(to, at, w, first, c, oc):
-    """``to[at + (tap, o, i)] = w[tap, i, o]`` for a panel of o, by squares of a cache line."""
-    for tap in range(9):
-        begin = tap * c * oc
-        for i in range(0, c, PANEL):
-            for a in range(first, first + PANEL):
-                for b in range(i, i + PANEL):
-                    to[at + begin + a * c + b] = w[begin + b * oc + a]
-
-
-@leaf
 def _pack_panel(worker, panel, work, own_at, own_size, w, c, oc, turned):
     """U of a panel of C at the head of ``work``; or, ``turned``, of those filters that lead from OC back to C."""
     first, mine = panel * PANEL, own_at + worker * own_size
     scratch = work[mine : mine + SCRATCH]
     if turned:
         taps = POINTS * c * oc
-        _turn(work, taps, w, first, c, oc)
+        for tap in range(9):
+            begin = tap * c * oc
+            transpose(work, taps + begin + first * c, c, w, begin + first, oc, c, PANEL)
         filter_transform(work, c * oc, PANEL, work, taps, first, PANEL, oc, c, scratch)
     else:
         filter_transform(work, c * oc, PANEL, w, 0, first, PANEL, c, oc, scratch)
