@@ -27,10 +27,19 @@ DATA_SETS = ("cifar10", "cifar100", "synthetic")
 """Data sets that have a name; anything else is a path."""
 
 
+_MOMENTS = ("beta1", "beta2", "eps")
 OPTIMIZER_SETTINGS = {
-    "adam": ("beta1", "beta2", "eps"),
-    "adamw": ("beta1", "beta2", "eps"),
+    "adam": (*_MOMENTS, "amsgrad"),
+    "adamw": (*_MOMENTS, "amsgrad"),
     "sgd": ("momentum", "nesterov"),
+    "adamax": _MOMENTS,
+    "nadam": _MOMENTS,
+    "radam": _MOMENTS,
+    "adabelief": _MOMENTS,
+    "adabound": _MOMENTS,
+    "padam": _MOMENTS,
+    "adan": ("beta1", "beta2", "beta3", "eps"),
+    "lion": ("beta1", "beta2"),
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
 
@@ -107,17 +116,29 @@ class TrainConfig:
         "Learning rate, the highest of the schedule.",
         low=0,
         low_open=True,
-        default_text=f"{RECIPE}; with another optimizer 0.001, and 0.1 for sgd",
+        default_text=f"{RECIPE}; with another optimizer 0.001, 0.002 for adamax and nadam, 0.0001 for lion, 0.1 for "
+        "sgd and padam",
     )
-    beta1: float = _number(0.9, "Decay of the mean of gradients (adam, adamw).", low=0, high=1, high_open=True)
-    beta2: float = _number(
-        0.999, "Decay of the mean of squared gradients (adam, adamw).", low=0, high=1, high_open=True
+    beta1: float | None = _number(
+        None, "Decay of the mean of gradients.", low=0, high=1, high_open=True, default_text="0.9, and 0.98 for adan"
     )
-    eps: float = _number(1e-8, "Added to the divisor (adam, adamw).", low=0, low_open=True)
+    beta2: float | None = _number(
+        None,
+        "Decay of the mean of squared gradients; adan's of differences of gradients, lion's of its mean of gradients.",
+        low=0,
+        high=1,
+        high_open=True,
+        default_text="0.999, 0.92 for adan, and 0.99 for lion",
+    )
+    beta3: float | None = _number(
+        None, "Decay of adan's mean of squares.", low=0, high=1, high_open=True, default_text="0.99"
+    )
+    eps: float | None = _number(None, "Added to the divisor.", low=0, low_open=True, default_text="1e-08")
+    amsgrad: bool = _setting(False, "flag", "", "Divide by the largest mean of squares so far (adam, adamw).")
     weight_decay: float | None = _number(
         None,
-        "Pull of the weights towards zero: beside the gradient for adamw, within it for adam and sgd. Biases and "
-        "the parameters of batch norms are spared.",
+        "Pull of the weights towards zero: beside the gradient for adamw, adan and lion, within it for the others. "
+        "Biases and the parameters of batch norms are spared.",
         low=0,
         default_text=f"{RECIPE}; with another optimizer 0, and 0.01 for adamw",
     )
@@ -287,11 +308,9 @@ class TrainConfig:
         from fastadam.optim import OPTIMIZERS
 
         values = self._with_recipe()
-        optimizer, schedule = OPTIMIZERS[values["optimizer"]], values["schedule"]
+        made, schedule = OPTIMIZERS[values["optimizer"]](None).settings(), values["schedule"]
         defaults = {
-            "lr": optimizer.default_lr,
-            "weight_decay": optimizer.default_weight_decay,
-            "momentum": 0.0 if optimizer.name == "sgd" else None,
+            **{name: made[name] for name in ("lr", "weight_decay", *OPTIMIZER_SETTINGS[values["optimizer"]])},
             "warmup": None if schedule == "onecycle" else 0.0,
             "milestones": MILESTONES if schedule == "step" else None,
             "threads": cores(),

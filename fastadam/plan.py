@@ -36,7 +36,7 @@ class Plan:
     image_count    T, the length of the INPUT images and labels; the batch if not given.
     augment        flip, crop and cutout of a uint8 batch, or None; not for inference.
     smoothing      of the labels, 0 to 1.      eps  of every batch norm.
-    update         None (gradients only), "adam", "adamw" or "sgd": over the flat arenas and INPUT h,
+    update         None (gradients only) or a rule of ``rules.MOMENTS``: over the flat arenas and INPUT h,
                    a row of ``rules.Hyper`` for parameters that decay and one for those that do not.
     decay          "weights": of convolutions and linear layers, not biases and norms; "all" of them.
     clip_norm      largest norm of the whole gradient, or None.

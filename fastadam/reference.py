@@ -8,10 +8,12 @@ A pending activation is (x, scale, shift, act); a pending gradient (dz, raw, gsc
 tail of every backward (base, of, centre). Lanes are contiguous shares of the samples.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from fastadam.kernels import rules
 from fastadam.kernels.rules import GRAD_SCALE, WEIGHT_DECAY, Hyper
 
 Array = np.ndarray
@@ -402,11 +404,41 @@ def adam_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array)
 
 def adamw_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array) -> None:
     """Loshchilov and Hutter 2019, Algorithm 2; the decay is multiplied by lr."""
-    s = hypers(h, groups)
-    p *= 1 - s.lr * s.weight_decay
-    undecayed = h.copy()
-    undecayed[:, WEIGHT_DECAY] = 0
-    adam_update(p, m, v, g, undecayed, groups)
+    p *= 1 - hypers(h, groups).decay
+    without = h.copy()
+    without[:, WEIGHT_DECAY] = 0
+    adam_update(p, m, v, g, without, groups)
+
+
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _by_element(rule: Callable[..., tuple[float, ...]]) -> Callable[..., None]:
+    """An update by the rule itself, in Python's float64: what ``fastadam.oracles`` holds against the papers."""
+
+    def update(p: Array, *others: Array) -> None:
+        *kept, g, h, groups = others
+        for start, end, group in groups:
+            s = Hyper(*map(float, h[group]))
+            for i in range(start, end):
+                p[i], *new = rule(float(p[i]), *(float(k[i]) for k in kept), float(g[i]), s)
+                for k, value in zip(kept, new, strict=True):
+                    k[i] = value
+
+    names = (*inspect.signature(rule).parameters, "groups")
+    update.__signature__ = inspect.Signature([inspect.Parameter(name, _POSITIONAL) for name in names])  # type: ignore
+    return update
+
+
+amsgrad_update = _by_element(rules.amsgrad)
+adamax_update = _by_element(rules.adamax)
+nadam_update = _by_element(rules.nadam)
+radam_update = _by_element(rules.radam)
+adabelief_update = _by_element(rules.adabelief)
+adabound_update = _by_element(rules.adabound)
+padam_update = _by_element(rules.padam)
+adan_update = _by_element(rules.adan)
+lion_update = _by_element(rules.lion)
 
 
 def sgd_update(p: Array, m: Array, g: Array, h: Array, groups: Array) -> None:

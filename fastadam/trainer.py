@@ -121,7 +121,7 @@ class Trainer:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, it is {decay!r}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
-        self.settings = training_settings(self.optimizer.name, augment, label_smoothing, clip_norm, decay, ema)
+        self.settings = training_settings(self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema)
         self.device = get_device(device, threads, precision)
         self.moments = {name.upper(): Arena(model.graph.trained()) for name in self.optimizer.moment_names}
         self._gradients = {"GRAD": Arena(model.graph.trained())}
@@ -466,4 +466,4 @@ def _optimizer(optimizer: str | Optimizer, lr: float | None) -> Optimizer:
         return optimizer
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"no optimizer is called {optimizer!r}; use one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[optimizer](lr=lr)  # type: ignore[call-arg]
+    return OPTIMIZERS[optimizer](lr=lr)

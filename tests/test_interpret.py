@@ -136,9 +136,10 @@ class TestTorch:
         betas = {} if rule == "sgd" else {"betas": (beta1, beta2)}
         optimizer = kinds[rule](tensors.values(), lr=lr, **betas, **settings)
         for t in range(1, 5):
+            pull = settings.get("weight_decay", 0.0)
             hyper = Hyper(
                 lr=lr, beta1=beta1, one_minus_beta1=1 - beta1, beta2=beta2, one_minus_beta2=1 - beta2,
-                eps=1e-8, weight_decay=settings.get("weight_decay", 0.0),
+                eps=1e-8, **{"decay" if rule == "adamw" else "weight_decay": pull * (lr if rule == "adamw" else 1)},
                 m_correction=1 / (1 - beta1**t), v_correction=1 / (1 - beta2**t),
                 momentum=settings.get("momentum", 0.0),
                 one_minus_dampening=1 - settings.get("dampening", 0.0) if t > 1 else 1.0,
@@ -164,7 +165,10 @@ def test_gaps_of_every_arena_stay_zero_through_an_update():
     params, state, x, labels = draw_arrays(graph, 4)
     arenas = make_arenas(graph, params, state)
     program = bind(Plan(graph, 4, source="float32", update="adamw", clip_norm=1.0), arenas, x, labels)
-    program.inputs["h"][...] = Hyper(0.1, 0.9, 0.1, 0.99, 0.01, 1e-8, 0.1, 10, 100, 0, 1, 0, 1)
+    program.inputs["h"][...] = Hyper(
+        lr=0.1, beta1=0.9, one_minus_beta1=0.1, beta2=0.99, one_minus_beta2=0.01, eps=1e-8, decay=0.01, m_correction=10,
+        v_correction=100,
+    )  # fmt: skip
     program.run()
     inside = np.zeros(arenas["PARAM"].flat.size, bool)
     for start, end, _ in arenas["PARAM"].segments:

@@ -20,7 +20,7 @@ from fastadam.graph import Graph
 from fastadam.optim import Adam
 from fastadam.trainer import Trainer
 
-SETTINGS = {"lr": 1e-3, "eps": 1e-4}
+SETTINGS: dict[str, Any] = {"lr": 1e-3, "eps": 1e-4}
 """Of Adam on both sides. With the default eps the first steps are lr times the sign of each gradient, and where
 that should be 0 rounding decides it: losses could not be compared."""
 

@@ -1,42 +1,82 @@
-"""The update rules, a page of mathematics: one scalar function a rule, compiled once for each device.
+"""The update rules, a few lines of mathematics each: one scalar function a rule, compiled once for each device.
 
-A rule maps one parameter, its moments and its gradient to their new values. It knows no array, no loop
-and no device; the kernels in ``cpu/optim.py`` wrap it. All numbers are float32: constants that would be
-float64 in the host language, such as ``1 - beta1``, come in through ``Hyper``.
+A rule maps one parameter, what is kept of it and its gradient to their new values. It knows no array, no loop and no
+device; the kernels wrap it. All numbers have the parameters' precision: what would be float64 in the host language,
+such as ``1 - beta1``, comes in through ``Hyper``.
+
+Every rule begins alike. ``grad_scale`` is what clipping asks for. ``weight_decay`` is the L2 penalty, which goes
+into the gradient and so into the moments; ``decay`` is decoupled (Loshchilov & Hutter 2019): it pulls on the parameter
+and on nothing else. An optimiser has one of them at the most; the other is zero.
+
+Comparisons are written so that a NaN goes through: a diverged run must be seen.
 """
 
 import math
 from typing import NamedTuple
 
+from numpy import float32
+
+ZERO, ONE, TWO, FOUR, EIGHT = float32(0), float32(1), float32(2), float32(4), float32(8)
+
 
 class Hyper(NamedTuple):
-    """What a rule needs of one step; the order is that of the float32 array ``h`` the kernels take.
+    """What a rule needs of one step t = 1, 2, ...; the order is that of the array ``h`` the kernels take.
 
-    m_correction, v_correction   1 / (1 - beta1**t) and 1 / (1 - beta2**t) for the step t = 1, 2, ...
+    decay                        decoupled weight decay times lr
+    m_correction, v_correction   1 / (1 - beta1**t) and 1 / (1 - beta2**t), if the rule says nothing else
+    n_correction                 1 / (1 - beta3**t)
+    later                        0 at t = 1, then 1
     one_minus_dampening          1 at t = 1, so that the first momentum buffer is the gradient itself
     nesterov                     1 or 0
     grad_scale                   factor on every gradient: 1, or what clipping by norm asks for
+    The others are of the rules that name them.
     """
 
-    lr: float
-    beta1: float
-    one_minus_beta1: float
-    beta2: float
-    one_minus_beta2: float
-    eps: float
-    weight_decay: float
-    m_correction: float
-    v_correction: float
-    momentum: float
-    one_minus_dampening: float
-    nesterov: float
-    grad_scale: float
+    lr: float = 0.0
+    beta1: float = 0.0
+    one_minus_beta1: float = 0.0
+    beta2: float = 0.0
+    one_minus_beta2: float = 0.0
+    beta3: float = 0.0
+    one_minus_beta3: float = 0.0
+    eps: float = 0.0
+    weight_decay: float = 0.0
+    decay: float = 0.0
+    m_correction: float = 0.0
+    v_correction: float = 0.0
+    n_correction: float = 0.0
+    g_correction: float = 0.0
+    rectification: float = 0.0
+    unrectified: float = 0.0
+    lower: float = 0.0
+    upper: float = 0.0
+    eighths: float = 0.0
+    later: float = 0.0
+    momentum: float = 0.0
+    one_minus_dampening: float = 0.0
+    nesterov: float = 0.0
+    average: float = 0.0
+    y_rate: float = 0.0
+    grad_scale: float = 1.0
 
 
-MOMENTS = {"adam": ("m", "v"), "adamw": ("m", "v"), "sgd": ("m",)}
-"""The rules, and what each keeps of every parameter between steps."""
+MOMENTS = {
+    "adam": ("m", "v"),
+    "adamw": ("m", "v"),
+    "amsgrad": ("m", "v", "v_max"),
+    "adamax": ("m", "u"),
+    "nadam": ("m", "v"),
+    "radam": ("m", "v"),
+    "adabelief": ("m", "s"),
+    "adabound": ("m", "v"),
+    "padam": ("m", "v", "v_max"),
+    "adan": ("m", "d", "n", "past"),
+    "lion": ("m",),
+    "sgd": ("m",),
+}
+"""The rules, and what each keeps of every parameter between steps; zero at first."""
 
-WEIGHT_DECAY, GRAD_SCALE = (Hyper._fields.index(name) for name in ("weight_decay", "grad_scale"))
+WEIGHT_DECAY, DECAY, GRAD_SCALE = (Hyper._fields.index(name) for name in ("weight_decay", "decay", "grad_scale"))
 
 
 def adam(p, m, v, g, h):
@@ -54,11 +94,139 @@ def adam(p, m, v, g, h):
 def adamw(p, m, v, g, h):
     """AdamW: Loshchilov & Hutter 2019, Algorithm 2; the decay is multiplied by lr, as PyTorch does."""
     g = g * h.grad_scale
-    p = p - h.lr * h.weight_decay * p
+    p = p - h.decay * p
     m = h.beta1 * m + h.one_minus_beta1 * g
     v = h.beta2 * v + h.one_minus_beta2 * (g * g)
     step = m * h.m_correction / (math.sqrt(v * h.v_correction) + h.eps)
     return p - h.lr * step, m, v
+
+
+def amsgrad(p, m, v, v_max, g, h):
+    """AMSGrad: Reddi, Kale & Kumar 2018, Algorithm 2, with Adam's bias corrections, as PyTorch has it.
+
+    The largest v so far is what divides, before its correction.
+    """
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    v = h.beta2 * v + h.one_minus_beta2 * (g * g)
+    v_max = v_max if v <= v_max else v
+    step = m * h.m_correction / (math.sqrt(v_max * h.v_correction) + h.eps)
+    return p - h.lr * step, m, v, v_max
+
+
+def adamax(p, m, u, g, h):
+    """Adamax: Kingma & Ba 2015, Algorithm 2; eps is added to the gradient's size, as PyTorch does."""
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    size, u = abs(g) + h.eps, h.beta2 * u
+    u = u if size <= u else size
+    return p - h.lr * (m * h.m_correction / u), m, u
+
+
+def nadam(p, m, v, g, h):
+    """NAdam: Dozat 2016, Algorithm 2, with the momentum schedule of its section 2, as PyTorch has it.
+
+    With mu the momentum of a step and Mu the product of all so far: m_correction is mu' / (1 - Mu'), the dash being
+    the next step, and g_correction (1 - mu) / (1 - Mu).
+    """
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    v = h.beta2 * v + h.one_minus_beta2 * (g * g)
+    step = (m * h.m_correction + g * h.g_correction) / (math.sqrt(v * h.v_correction) + h.eps)
+    return p - h.lr * step, m, v
+
+
+def radam(p, m, v, g, h):
+    """RAdam: Liu et al. 2020, Algorithm 2; eps is added to the root of the raw v, as PyTorch does.
+
+    rectification is r_t * sqrt(1 - beta2**t); where the variance cannot be had it is zero, and unrectified one.
+    """
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    v = h.beta2 * v + h.one_minus_beta2 * (g * g)
+    step = m * h.m_correction * (h.rectification / (math.sqrt(v) + h.eps) + h.unrectified)
+    return p - h.lr * step, m, v
+
+
+def adabelief(p, m, s, g, h):
+    """AdaBelief: Zhuang et al. 2020, Algorithm 2: what divides is how far gradients stray from their mean."""
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    s = h.beta2 * s + h.one_minus_beta2 * ((g - m) * (g - m)) + h.eps
+    step = m * h.m_correction / (math.sqrt(s * h.v_correction) + h.eps)
+    return p - h.lr * step, m, s
+
+
+def adabound(p, m, v, g, h):
+    """AdaBound: Luo et al. 2019, Algorithm 2: Adam's rate of each parameter kept between two bounds that meet.
+
+    With Adam's bias corrections in place of the paper's rate lr / sqrt(t), as its authors' code has it. lower and
+    upper are the bounds of the step, equation 1 of its section 4.
+    """
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    v = h.beta2 * v + h.one_minus_beta2 * (g * g)
+    rate = h.lr * h.m_correction / (math.sqrt(v * h.v_correction) + h.eps)
+    rate = h.lower if rate < h.lower else rate
+    rate = h.upper if rate > h.upper else rate
+    return p - rate * m, m, v
+
+
+def padam(p, m, v, v_max, g, h):
+    """Padam: Chen et al. 2018, Algorithm 1: AMSGrad divided by a smaller power of v, with Adam's bias corrections.
+
+    eighths is sixteen times the paper's p: the power of sqrt(v) + eps, put together from its square roots.
+    """
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    v = h.beta2 * v + h.one_minus_beta2 * (g * g)
+    v_max = v_max if v <= v_max else v
+    whole = math.sqrt(v_max * h.v_correction) + h.eps
+    half = math.sqrt(whole)
+    quarter = math.sqrt(half)
+    rest = h.eighths
+    power = whole if rest >= EIGHT else ONE
+    rest = rest - EIGHT if rest >= EIGHT else rest
+    power = power * half if rest >= FOUR else power
+    rest = rest - FOUR if rest >= FOUR else rest
+    power = power * quarter if rest >= TWO else power
+    rest = rest - TWO if rest >= TWO else rest
+    power = power * math.sqrt(quarter) if rest >= ONE else power
+    return p - h.lr * (m * h.m_correction / power), m, v, v_max
+
+
+def adan(p, m, d, n, past, g, h):
+    """Adan: Xie et al. 2022, Algorithm 1, with betas as shares that are kept (one minus the paper's).
+
+    Bias corrections as in its authors' code, v_correction being that of d. decay is 1 - 1 / (1 + lr * weight decay),
+    the last line of the algorithm; past is the gradient of the step before.
+    """
+    g = g * h.grad_scale + h.weight_decay * p
+    change = h.later * (g - past)
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    d = h.beta2 * d + h.one_minus_beta2 * change
+    ahead = g + h.beta2 * change
+    n = h.beta3 * n + h.one_minus_beta3 * (ahead * ahead)
+    step = (m * h.m_correction + h.beta2 * (d * h.v_correction)) / (math.sqrt(n * h.n_correction) + h.eps)
+    p = p - h.lr * step
+    return p - h.decay * p, m, d, n, g
+
+
+def lion(p, m, g, h):
+    """Lion: Chen et al. 2023, Algorithm 2: the sign of an average decides."""
+    g = g * h.grad_scale + h.weight_decay * p
+    p = p - h.decay * p
+    u = h.beta1 * m + h.one_minus_beta1 * g
+    m = h.beta2 * m + h.one_minus_beta2 * g
+    step = math.copysign(h.lr, u) if abs(u) > ZERO else u
+    return p - step, m
 
 
 def sgd(p, m, g, h):

@@ -1,0 +1,34 @@
+"""The optimisers: hyperparameters, their checks, and the numbers a rule needs of one step.
+
+    opt = fastadam.optim.Adam({"w": w}, lr=1e-3)
+    opt.step({"w": dw})                       # updates w in place
+
+Arguments mean what they mean in PyTorch. The formulas, with their papers, are in ``fastadam.kernels.rules``.
+The same classes, made without parameters, are the settings of a ``fastadam.Trainer``.
+"""
+
+from fastadam.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from fastadam.optim.base import Optimizer
+from fastadam.optim.sgd import SGD
+from fastadam.optim.variants import AdaBelief, AdaBound, Adan, Lion, Padam
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    c.name: c for c in (Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion)
+}
+"""Optimisers by the name the command line gives them."""
+
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "AdaBelief",
+    "AdaBound",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Adan",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "Padam",
+    "RAdam",
+]

@@ -1,0 +1,33 @@
+"""Hyperparameters that make no sense are refused, by name."""
+
+import math
+
+import numpy as np
+
+
+def finite(name: str, value: float) -> float:
+    """A number that is neither infinite nor NaN."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, it is {value}")
+    return float(value)
+
+
+def positive(name: str, value: float) -> float:
+    """A number above 0."""
+    if not np.float32(finite(name, value)) > 0:
+        raise ValueError(f"{name} must be above 0, in float32 too, it is {value}")
+    return float(value)
+
+
+def not_negative(name: str, value: float) -> float:
+    """A number of 0 or more."""
+    if not finite(name, value) >= 0:
+        raise ValueError(f"{name} must be 0 or more, it is {value}")
+    return float(value)
+
+
+def fraction(name: str, value: float) -> float:
+    """A number of at least 0 and below 1."""
+    if not 0 <= finite(name, value) < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, it is {value}")
+    return float(value)

@@ -1,0 +1,44 @@
+"""Stochastic gradient descent."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fastadam.optim.base import Optimizer
+from fastadam.optim.checks import finite, not_negative
+
+
+class SGD(Optimizer):
+    """SGD with momentum (Sutskever et al. 2013), optionally Nesterov's; weight decay is L2.
+
+    The momentum buffer begins as the first gradient, whatever the dampening.
+    """
+
+    name = "sgd"
+    default_lr = 1e-1
+
+    def __init__(
+        self,
+        params: Mapping[str, np.ndarray] | None = None,
+        lr: float | None = None,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+    ):
+        super().__init__(params, lr, weight_decay)
+        self.momentum = not_negative("momentum", momentum)
+        self.dampening, self.nesterov = finite("dampening", dampening), bool(nesterov)
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov needs a momentum above 0 and no dampening")
+
+    def settings(self) -> dict[str, float | bool]:
+        own = {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}
+        return {**super().settings(), **own}
+
+    def numbers(self, t: int, lr: float) -> dict[str, float]:
+        return {
+            "momentum": self.momentum,
+            "one_minus_dampening": 1 - self.dampening if t > 1 and self.momentum > 0 else 1,
+            "nesterov": float(self.nesterov),
+        }
