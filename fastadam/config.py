@@ -108,8 +108,13 @@ class TrainConfig:
     accumulate: int = _count(
         1, "Batches a step: gradients of N batches are added up before the parameters are updated."
     )
-    optimizer: str | None = _choice(
-        None, tuple(OPTIMIZER_SETTINGS), "Rule that updates the parameters.", default_text=RECIPE
+    optimizer: str | None = _setting(
+        None,
+        "choice",
+        "NAME",
+        f"Rule that updates the parameters: {', '.join(OPTIMIZER_SETTINGS)}.",
+        choices=tuple(OPTIMIZER_SETTINGS),
+        default_text=RECIPE,
     )
     lr: float | None = _number(
         None,

@@ -37,9 +37,9 @@ COMMANDS = [
     "doctor",
 ]
 TRAIN_OPTIONS = """
-    data model device precision epochs steps batch-size accumulate optimizer lr beta1 beta2 eps weight-decay momentum
-    nesterov schedule milestones gamma warmup augment label-smoothing dropout clip-norm ema patience target-accuracy
-    seed threads val-size limit-train limit-test init out resume dry-run json quiet config
+    data model device precision epochs steps batch-size accumulate optimizer lr beta1 beta2 beta3 eps amsgrad
+    weight-decay momentum nesterov schedule milestones gamma warmup augment label-smoothing dropout clip-norm ema
+    patience target-accuracy seed threads val-size limit-train limit-test init out resume dry-run json quiet config
 """
 
 
