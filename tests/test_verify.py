@@ -14,8 +14,9 @@ from fastadam_cli.main import main
 from fastadam import gradcheck, verify
 from fastadam.cases import CASES
 from fastadam.device import get_device
-from fastadam.kernels import OPS, cpu
-from fastadam.optim import OPTIMIZERS
+from fastadam.kernels import OPS, cpu, rules
+from fastadam.kernels.rules import MOMENTS, Hyper
+from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.oracles import ORACLES
 from fastadam.trial import error_over
 from fastadam.verify import Check
@@ -37,7 +38,7 @@ def test_all_is_well_here():
     names = {kind: [c["name"] for c in found["checks"] if c["kind"] == kind] for kind in ("op", "optimizer", "step")}
     assert names["op"] == list(OPS)
     assert names["optimizer"][: len(OPTIMIZERS)] == list(OPTIMIZERS) == list(ORACLES)
-    assert len(names["step"]) == len(OPTIMIZERS)
+    assert names["step"] == [f"training by {rule}" for rule in MOMENTS]
     assert sum(check["cases"] for check in found["checks"] if check["kind"] == "op") == len(CASES)
 
 
@@ -96,14 +97,51 @@ def test_a_kernel_whose_bits_depend_on_the_threads_is_caught(monkeypatch):
     assert "other bits" in check.problem
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_slightly_wrong_optimiser_is_caught(name, monkeypatch):
-    """By the paper's formulas, by whole training steps, and by PyTorch's optimiser."""
-    spoil(monkeypatch, f"{name}_update", 1e-3, 0)
-    checks = [verify.check_optimizer(name), verify.check_training(name, PLACES)]
+@pytest.mark.parametrize("rule", MOMENTS)
+def test_a_slightly_wrong_update_is_caught(rule, monkeypatch):
+    """By the paper's formulas, by whole training steps, and by PyTorch's optimiser if there is one."""
+    spoil(monkeypatch, f"{rule}_update", 1e-3, 0)
+    name = "adam" if rule == "amsgrad" else rule
+    checks = [verify.check_optimizer(name), verify.check_training(rule, PLACES)]
     checks += [check for check in verify.check_against_torch() if check.name.startswith(f"{name},")]
-    assert len(checks) == (3 if importlib.util.find_spec("torch") else 2)
+    assert len(checks) == 2 + (name in verify.TORCH_CLASSES and importlib.util.find_spec("torch") is not None)
     assert not any(check.ok for check in checks)
+
+
+def numbers_used(name: str) -> set[str]:
+    """The numbers of a step that the rule reads, and that are ever other than zero in what ``check_optimizer`` does."""
+    fields: set[str] = set()
+    for settings in verify.SETTINGS[name]:
+        optimizer = OPTIMIZERS[name](None, **settings)
+        read = getattr(rules, optimizer.rule).__code__.co_names
+        for t in range(1, verify.OPTIMIZER_STEPS + 1):
+            fields.update(set(np.array(Hyper._fields)[optimizer.hyper(t) != 0]) & set(read))
+    return fields - ({"grad_scale"} if name == "lion" else set())  # a sign has no scale
+
+
+@pytest.mark.parametrize(("name", "field"), [(n, f) for n in OPTIMIZERS for f in sorted(numbers_used(n))])
+def test_a_slightly_wrong_number_of_a_step_is_caught(name, field, monkeypatch):
+    """Whatever a rule is told of a step, a hundredth more of it is seen, and one more of what is whole."""
+    monkeypatch.setattr(verify, "SHAPES", {"filter": (5, 3, 3, 3)})
+    assert verify.check_optimizer(name).ok
+    right, place = Optimizer.hyper, Hyper._fields.index(field)
+
+    def wrong(*arguments: Any) -> np.ndarray:
+        h = right(*arguments)
+        h[place] = h[place] - 1 if field == "eighths" else 1.01 * h[place]
+        return h
+
+    monkeypatch.setattr(Optimizer, "hyper", wrong)
+    assert not verify.check_optimizer(name).ok
+
+
+def test_every_optimiser_is_checked_with_all_of_its_settings():
+    """Each setting has a value besides its default, in a check of its own or with others."""
+    assert verify.SETTINGS.keys() == OPTIMIZERS.keys()
+    for name, chosen in verify.SETTINGS.items():
+        default = OPTIMIZERS[name]().settings()
+        for setting, value in default.items():
+            assert any(settings.get(setting, value) != value for settings in chosen), (name, setting)
 
 
 @pytest.mark.parametrize("op", ["conv2d_backward", "bn_finalize", "softmax_loss", "dropout_forward", "accumulate"])
