@@ -1,0 +1,921 @@
+"""The optimisers are right: as PyTorch has them, as the papers have them, and by what is known of each."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import check_grad
+
+from fastadam import data, models, optim
+from fastadam.kernels.rules import MOMENTS, Hyper
+from fastadam.optim import OPTIMIZERS, Optimizer
+from fastadam.oracles import ORACLES
+from fastadam.trainer import Trainer
+from fastadam.verify import TORCH_CLASSES, UNDECIDED, torch_twin
+
+try:
+    import torch
+except ImportError:
+    torch = None  # type: ignore[assignment]
+else:
+    torch.set_num_threads(1)  # two pools of spinning threads would fight for the cores
+
+ULP = 2.0**-24
+"""Half a unit in the last place of a float32 of size one: what rounding a number is off at the most."""
+
+SHAPES = {
+    "scalar": (),
+    "one": (1,),
+    "none": (0,),
+    "vector": (17,),
+    "matrix": (5, 7),
+    "hollow": (3, 0, 2),
+    "cube": (2, 3, 4),
+    "filter": (4, 3, 3, 3),
+}
+SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+
+
+def walk(
+    name: str, start: Any, gradients: Any, chosen: dict[str, Any] | None = None, t: int = 0
+) -> tuple[np.ndarray, Optimizer]:
+    """Where these gradients take an array from ``start``, and the optimiser that did it; ``t`` steps are behind it."""
+    p = np.array(start, np.float32)
+    optimizer = OPTIMIZERS[name]({"p": p}, **(chosen or {}))
+    optimizer.t = t
+    for g in gradients:
+        optimizer.step({"p": np.array(g, np.float32)})
+    return p, optimizer
+
+
+def kept_of(optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """What the rule keeps of the only array."""
+    return {moment: arrays["p"] for moment, arrays in optimizer.moments.items()}
+
+
+# As PyTorch and the papers have them --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Combination:
+    """An optimiser with a choice of its flags and numbers."""
+
+    name: str
+    chosen: dict[str, Any]
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{key}={value:g}" for key, value in self.chosen.items())])
+
+
+BOTH = (False, True)
+FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "adam": {"lr": (1e-2,), "weight_decay": (0.0, 0.1), "amsgrad": BOTH},
+    "adamw": {"lr": (1e-2,), "weight_decay": (0.0, 0.1), "amsgrad": BOTH},
+    "sgd": {
+        "lr": (1e-2,), "weight_decay": (0.0, 0.1), "momentum": (0.0, 0.9), "dampening": (0.0, 0.3), "nesterov": BOTH,
+    },
+    "adamax": {"lr": (1e-2,), "weight_decay": (0.0, 0.1)},
+    "nadam": {
+        "lr": (1e-2,), "weight_decay": (0.0, 0.1), "momentum_decay": (0.0, 4e-3, 0.1), "decoupled_weight_decay": BOTH,
+    },
+    "radam": {"lr": (1e-2,), "weight_decay": (0.0, 0.1), "decoupled_weight_decay": BOTH},
+    "adabelief": {"lr": (1e-2,), "weight_decay": (0.0, 0.1), "decoupled_weight_decay": BOTH},
+    "adabound": {"lr": (1e-2,), "weight_decay": (0.0, 0.1), "gamma": (1e-3, 0.1), "decoupled_weight_decay": BOTH},
+    "padam": {
+        "lr": (1e-2,), "weight_decay": (0.0, 0.1), "partial": (1 / 16, 1 / 8, 7 / 16, 1 / 2),
+        "decoupled_weight_decay": BOTH,
+    },
+    "adan": {"lr": (1e-2,), "weight_decay": (0.0, 0.1)},
+    "lion": {"lr": (1e-2,), "weight_decay": (0.0, 0.1)},
+}  # fmt: skip
+
+
+def combinations() -> Iterator[Combination]:
+    """Every one that makes sense."""
+    for name, flags in FLAGS.items():
+        for values in itertools.product(*flags.values()):
+            chosen = dict(zip(flags, values, strict=True))
+            if chosen.get("nesterov") and (not chosen["momentum"] or chosen["dampening"]):
+                continue
+            yield Combination(name, chosen)
+
+
+COMBINATIONS = tuple(combinations())
+
+
+def test_every_optimiser_is_in_every_table():
+    for table in (FLAGS, ORACLES, FIRST_STEPS, VALLEYS, BOWLS, CLASSIFIERS):
+        assert table.keys() == OPTIMIZERS.keys()
+
+
+def pieces(flat: np.ndarray) -> dict[str, np.ndarray]:
+    """A flat array as the arrays of SHAPES: copies, contiguous."""
+    ends = np.cumsum([math.prod(shape) for shape in SHAPES.values()])
+    parts = np.split(flat, ends[:-1])
+    return {key: part.reshape(SHAPES[key]).copy() for key, part in zip(SHAPES, parts, strict=True)}
+
+
+def joined(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.ravel(a) for a in arrays.values()])
+
+
+def torch_walk(case: Combination, dtype: Any, start: np.ndarray, gradients: np.ndarray) -> Iterator[np.ndarray]:
+    """Where PyTorch's optimiser goes, step by step, in this precision."""
+    tensors = {key: torch.tensor(a, dtype=dtype, requires_grad=True) for key, a in pieces(start).items()}
+    optimizer = torch_twin(torch, OPTIMIZERS[case.name](None, **case.chosen), tensors.values())
+    for g in gradients:
+        for tensor, part in zip(tensors.values(), pieces(g).values(), strict=True):
+            tensor.grad = torch.tensor(part, dtype=dtype)
+        optimizer.step()
+        yield joined({key: tensor.detach().numpy() for key, tensor in tensors.items()})
+
+
+def our_walk(case: Combination, start: np.ndarray, gradients: np.ndarray) -> Iterator[np.ndarray]:
+    params = pieces(start)
+    optimizer = OPTIMIZERS[case.name](params, **case.chosen)
+    for g in gradients:
+        optimizer.step(pieces(g))
+        yield joined(params)
+
+
+def oracle_walk(case: Combination, start: np.ndarray, gradients: np.ndarray) -> Iterator[np.ndarray]:
+    """The paper's; NaN from the step on at which rounding decides a sign."""
+    p, kept, given = start.astype(np.float64), {}, OPTIMIZERS[case.name](None, **case.chosen).settings()
+    for t, g in enumerate(gradients.astype(np.float64), 1):
+        p = ORACLES[case.name](p, g, kept, t, given)
+        p = np.where(np.abs(kept.get("c", 1.0)) > UNDECIDED, p, np.nan)
+        yield p
+
+
+def differences(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest, relative to the number, or to one, the size of parameters at the start, if that is more."""
+    return float(np.nanmax(np.abs(one - other) / np.maximum(np.abs(other), 1)))
+
+
+COLUMNS = "paper", "PyTorch in float64", "PyTorch in float32", "these two"
+
+
+@pytest.fixture(scope="module")
+def header():
+    """Of the table of differences; ``pytest -s`` shows it."""
+    print(f"\n{'largest relative difference after 1, 10 and 1000 steps':78}", *(f"{text:24}" for text in COLUMNS))
+
+
+@pytest.mark.parametrize("count", [10, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", COMBINATIONS, ids=str)
+def test_steps_equal_pytorchs_and_the_papers(case, count, header):
+    """Gradients are noise: whatever a rule keeps must be right for long, and no mistake heals itself.
+
+    Each step rounds p once, by ULP of its size at the most, and what it adds by some ULP of a smaller number. From what
+    is exact, these errors stray like a random walk; two float32 runs may part by as much as all of them to one side,
+    as PyTorch's does that multiplies p by a rounded 1 - lr * decay. PyTorch's float64 and the paper agree in full.
+    """
+    rng = np.random.default_rng(1)
+    start, gradients = (rng.standard_normal(shape).astype(np.float32) for shape in (SIZE, (count, SIZE)))
+    marks = [t for t in (1, 10, 1000) if t <= count]
+
+    def at_marks(positions: Iterator[np.ndarray]) -> list[np.ndarray]:
+        return [p.copy() for t, p in enumerate(positions, 1) if t in marks]
+
+    ours, papers = at_marks(our_walk(case, start, gradients)), at_marks(oracle_walk(case, start, gradients))
+    assert differences(ours[0], start) > 1e-3, "these steps must go somewhere"
+    if case.name == "lion":
+        assert np.isnan(papers[-1]).mean() < 1e-4 * count, "rounding decides more signs than it should"
+    columns = [list(map(differences, ours, papers))]
+    if torch is not None and case.name in TORCH_CLASSES:
+        exact, coarse = (
+            at_marks(torch_walk(case, dtype, start, gradients)) for dtype in (torch.float64, torch.float32)
+        )
+        digits = 1e-8 if case.name == "nadam" else 1e-12  # PyTorch keeps NAdam's product of momenta in float32
+        assert max(map(differences, papers, exact)) < digits, "the oracle is not what PyTorch computes"
+        columns += [list(map(differences, *pair)) for pair in ((ours, exact), (ours, coarse), (coarse, exact))]
+        for t, error, theirs in zip(marks, columns[1], columns[3], strict=True):
+            assert error < 4 * theirs + 4 * ULP, f"after {t} steps: {error:.1e}, PyTorch's float32 {theirs:.1e}"
+    print(f"{case!s:78}", *(f"{' '.join(f'{e:.1e}' for e in errors):24}" for errors in columns))
+    for exactly, errors in zip((True, True, False, False), columns, strict=False):
+        for t, error in zip(marks, errors, strict=True):
+            assert error < (4 + 8 * math.sqrt(t) if exactly else 4 + t) * ULP, (t, error)
+
+
+hypers = {
+    "lr": st.floats(1e-4, 0.1),
+    "beta1": st.floats(0, 0.99),
+    "beta2": st.floats(0, 0.99),
+    "beta3": st.floats(0, 0.99),
+    "eps": st.floats(1e-3, 1),
+    "weight_decay": st.floats(0, 0.5),
+    "momentum": st.floats(0, 0.99),
+    "dampening": st.floats(0, 1),
+    "momentum_decay": st.floats(0, 1),
+    "final_lr": st.floats(1e-3, 0.2),
+    "gamma": st.floats(0.05, 1),
+    "partial": st.integers(1, 8).map(lambda eighths: eighths / 16),
+    "amsgrad": st.booleans(),
+    "decoupled_weight_decay": st.booleans(),
+    "nesterov": st.just(False),
+}
+shapes = st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@settings(max_examples=15, deadline=None)
+@given(drawn=st.data(), sizes=shapes, seed=st.integers(0, 2**32 - 1), count=st.integers(1, 8))
+def test_any_settings_on_any_shapes(name, drawn, sizes, seed, count):
+    """Against the paper, in whatever settings; ranges keep eps large enough that float32 can tell."""
+    chosen = {key: drawn.draw(hypers[key], key) for key in OPTIMIZERS[name]().settings()}
+    rng = np.random.default_rng(seed)
+
+    def draw() -> dict[str, np.ndarray]:
+        return {str(i): np.array(rng.standard_normal(shape), np.float32) for i, shape in enumerate(sizes)}
+
+    params, gradients = draw(), [draw() for _ in range(count)]
+    wants = {key: p.astype(np.float64) for key, p in params.items()}
+    optimizer = OPTIMIZERS[name](params, **chosen)
+    for g in gradients:
+        optimizer.step(g)
+    for key, want in wants.items():
+        kept, largest, decided = {}, 1.0, np.ones(want.shape, bool)
+        for t, g in enumerate(gradients, 1):
+            want = ORACLES[name](want, g[key].astype(np.float64), kept, t, optimizer.settings())
+            largest = max(largest, np.abs(want).max(initial=0))
+            decided &= np.abs(kept.get("c", 1.0)) > UNDECIDED
+        np.testing.assert_allclose(params[key][decided], want[decided], rtol=0, atol=2e-6 * count * largest)
+
+
+# Problems with a known end -----------------------------------------------------------------------------------
+
+
+def rosenbrock(x: np.ndarray) -> float:
+    """A bent valley, flat along its bottom: 0 at (1, 1)."""
+    return float((1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2)
+
+
+def rosenbrock_gradient(x: np.ndarray) -> np.ndarray:
+    across = x[1] - x[0] ** 2
+    return np.array([-2 * (1 - x[0]) - 400 * x[0] * across, 200 * across])
+
+
+CURVATURES = np.array([1.0, 10.0, 100.0])
+
+
+def bowl(x: np.ndarray) -> float:
+    """A quadratic with three curvatures: 0 where all are one."""
+    return float((CURVATURES * (x - 1) ** 2).sum() / 2)
+
+
+def bowl_gradient(x: np.ndarray) -> np.ndarray:
+    return CURVATURES * (x - 1)
+
+
+@pytest.mark.parametrize(
+    ("f", "df", "size"), [(rosenbrock, rosenbrock_gradient, 2), (bowl, bowl_gradient, 3)], ids=["rosenbrock", "bowl"]
+)
+def test_gradients_of_these_problems(f, df, size, rng):
+    for x in rng.uniform(-2, 2, (20, size)):
+        assert check_grad(f, df, x) < 1e-5 * max(1, np.linalg.norm(df(x)))
+
+
+VALLEYS: dict[str, dict[str, Any]] = {
+    "adam": {"lr": 0.1},
+    "adamw": {"lr": 0.1, "weight_decay": 0.0},  # with a decay the end is elsewhere
+    "sgd": {"lr": 1e-3, "momentum": 0.9, "nesterov": True},
+    "adamax": {"lr": 0.3},
+    "nadam": {"lr": 0.03},
+    "radam": {"lr": 3e-3, "beta2": 0.99},  # its first steps are plain gradients, of more than 200
+    "adabelief": {"lr": 0.1},
+    "adabound": {"lr": 0.01, "final_lr": 3e-3},
+    "padam": {"lr": 0.05, "partial": 1 / 4},
+    "adan": {"lr": 0.01},
+    "lion": {"lr": 1e-3},
+}
+"""Settings to find the end of the valley with."""
+
+BOWLS: dict[str, dict[str, Any]] = {
+    "adam": {"lr": 0.3},
+    "adamw": {"lr": 0.3, "weight_decay": 0.0},
+    "sgd": {"lr": 5e-3, "momentum": 0.9},
+    "adamax": {"lr": 0.3},
+    "nadam": {"lr": 0.1},
+    "radam": {"lr": 5e-3, "beta2": 0.99},
+    "adabelief": {"lr": 0.1},
+    "adabound": {"lr": 0.1, "final_lr": 1e-2},
+    "padam": {"lr": 0.1},
+    "adan": {"lr": 0.1},
+    "lion": {"lr": 0.03},
+}
+
+
+def descend(name: str, chosen: dict[str, Any], df: Any, start: Any, count: int) -> np.ndarray:
+    """Where ``count`` steps lead, at a rate that falls to zero in a straight line."""
+    x = np.array(start, np.float32)
+    optimizer = OPTIMIZERS[name]({"x": x}, **chosen)
+    highest = optimizer.lr
+    for step in range(count):
+        optimizer.lr = highest * (1 - step / count)
+        optimizer.step({"x": df(x.astype(np.float64)).astype(np.float32)})
+    return x
+
+
+@pytest.mark.parametrize("start", [(-1.2, 1.0), (0.0, 0.0)], ids=str)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_finds_the_end_of_rosenbrocks_valley(name, start):
+    """At the bottom, of curvature 0.4, rounding x by ULP turns the gradient by up to 600 ULP: 1e-4 is what is left."""
+    assert np.abs(descend(name, VALLEYS[name], rosenbrock_gradient, start, 10_000) - 1).max() < 1e-4
+
+
+@pytest.mark.parametrize("start", [(-1.0, 2.0, 5.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)], ids=str)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_finds_the_bottom_of_a_bowl(name, start):
+    assert np.abs(descend(name, BOWLS[name], bowl_gradient, start, 2000) - 1).max() < 2e-4
+
+
+# First steps and bias corrections ----------------------------------------------------------------------------
+
+LR = 0.01
+
+
+def _sign(g: float) -> float:
+    """Adam's first step of a gradient: both corrections undo what the averages begin with."""
+    return g / (abs(g) + 1e-8)
+
+
+FIRST_STEPS = {
+    "adam": _sign,
+    "adamw": _sign,
+    "sgd": lambda g: g,
+    "adamax": _sign,
+    # Of mu_t and its product, at t = 1 and 2: the gradient with its whole share, and a tenth of it once more.
+    "nadam": lambda g: _sign(g) * (1 + _mu(2) * 0.1 / (1 - _mu(1) * _mu(2))),
+    "radam": lambda g: g,  # not adapted yet
+    "adabelief": lambda g: g / (math.sqrt(0.81 * g * g + 1e-8 / 1e-3) + 1e-8),  # g - m = 0.9 g
+    "adabound": lambda g: 0.1 * g / LR * min(max(10 * LR / (abs(g) + 1e-8), 0.1 / 1001), 100.1),
+    "padam": lambda g: g / (abs(g) + 1e-8) ** 0.25,
+    "adan": _sign,
+    "lion": lambda g: math.copysign(1, g),
+}
+"""What the first step of a gradient is, in units of lr, with defaults."""
+
+
+def _mu(t: int) -> float:
+    return 0.9 * (1 - 0.5 * 0.96 ** (t * 4e-3))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@given(size=st.floats(-15, 15).map(lambda power: 10.0**power), sign=st.sampled_from([-1, 1]))
+@settings(max_examples=40, deadline=None)
+def test_first_step(name, size, sign):
+    """Bias corrections left out, multiplied instead of divided, or of another t: nothing would fit."""
+    g = float(np.float32(sign * size))
+    p, _ = walk(name, 0.0, [g], {"lr": LR, "weight_decay": 0.0})
+    np.testing.assert_allclose(p, -LR * FIRST_STEPS[name](g), rtol=3e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "adan", "lion"])
+def test_first_step_is_lr_whatever_the_gradients_size(name):
+    sizes = np.logspace(-5, 15, 41) * np.resize([1, -1], 41)
+    p, _ = walk(name, np.zeros(41), [sizes], {"lr": LR})
+    np.testing.assert_allclose(p, -LR * np.sign(sizes), rtol=1.1e-3)  # eps is a thousandth of the least
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("adam", {}),
+        ("adam", {"amsgrad": True}),
+        ("adamw", {"weight_decay": 0.1}),
+        ("adamax", {}),
+        ("nadam", {}),
+        ("adabelief", {}),
+        ("padam", {"partial": 1 / 2}),
+        ("adan", {"weight_decay": 0.1}),
+        ("lion", {"weight_decay": 0.1}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("power", [-20, -1, 7, 20])
+def test_the_scale_of_gradients_does_not_matter(name, chosen, power, rng):
+    """A power of two changes no digit: with an eps of next to nothing not a bit of the parameters differs."""
+    start, gradients = rng.standard_normal(100), rng.standard_normal((20, 100))
+    eps = {} if name == "lion" else {"eps": 1e-30}
+    plain, scaled = (walk(name, start, gradients * scale, {**chosen, **eps})[0] for scale in (1.0, 2.0**power))
+    assert np.array_equal(plain, scaled)
+
+
+def test_without_corrections_steps_would_be_wrong_for_long():
+    """A steady gradient: every step of Adam is lr, at first as later. Uncorrected, the tenth would be six times it."""
+    p, optimizer = walk("adam", 0.0, [], {"lr": LR})
+    optimizer = optim.Adam({"p": p}, lr=LR)
+    for t in range(1, 2001):
+        before = p.copy()
+        optimizer.step({"p": np.array(3.0, np.float32)})
+        np.testing.assert_allclose(before - p, LR, rtol=3e-6 + ULP * t)  # p grows to 20, and so does its rounding
+    m, v = (moments["p"] for moments in optimizer.moments.values())
+    np.testing.assert_allclose((m, v), (3.0, 9 * (1 - 0.999**2000)), rtol=1e-4)
+
+
+# Weight decay ------------------------------------------------------------------------------------------------
+
+DECOUPLED = [("adamw", {}), ("adan", {}), ("lion", {})] + [
+    (name, {"decoupled_weight_decay": True}) for name in ("nadam", "radam", "adabelief", "adabound", "padam")
+]
+L2 = [(name, {}) for name in OPTIMIZERS if name not in ("adamw", "adan", "lion")] + [
+    ("adam", {"amsgrad": True}),
+    ("sgd", {"momentum": 0.9}),
+]
+
+
+def test_every_optimiser_decays():
+    assert {name for name, _ in DECOUPLED + L2} == OPTIMIZERS.keys()
+
+
+@pytest.mark.parametrize(("name", "chosen"), [*DECOUPLED, ("adamw", {"amsgrad": True})], ids=str)
+def test_decoupled_decay_does_not_go_through_the_moments(name, chosen, rng):
+    start, gradients = rng.standard_normal(50), rng.standard_normal((12, 50))
+    (p, with_decay), (q, without) = (
+        walk(name, start, gradients, {**chosen, "lr": 0.1, "weight_decay": decay}) for decay in (0.3, 0.0)
+    )
+    assert not np.isclose(p, q).any()
+    for a, b in zip(kept_of(with_decay).values(), kept_of(without).values(), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(("name", "chosen"), DECOUPLED, ids=str)
+def test_decoupled_decay_is_a_factor_for_each_step(name, chosen):
+    """1 - lr * decay; Adan's is proximal, a division by 1 + lr * decay."""
+    p, _ = walk(name, 1.0, np.zeros(5), {**chosen, "lr": 0.1, "weight_decay": 0.3})
+    np.testing.assert_allclose(p, 1.03**-5 if name == "adan" else 0.97**5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "chosen"), L2, ids=str)
+def test_l2_decay_is_part_of_the_gradient(name, chosen, rng):
+    """The moments are those of gradients that had ``decay * p`` added by hand."""
+    decay, p = 0.3, rng.standard_normal(50).astype(np.float32)
+    q = p.copy()
+    one = OPTIMIZERS[name]({"p": p}, **{**chosen, "lr": 0.1, "weight_decay": decay})
+    other = OPTIMIZERS[name]({"p": q}, **{**chosen, "lr": 0.1})
+    for g in rng.standard_normal((12, 50)).astype(np.float32):
+        other.step({"p": g + np.float32(decay) * q})
+        one.step({"p": g})
+    np.testing.assert_allclose(p, q, atol=1e-4)  # early steps are as sensitive as a sign
+    for a, b in zip(kept_of(one).values(), kept_of(other).values(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_adamws_decay_is_not_adams():
+    """A hundred times the gradient: Adam's step, decay and all, is lr; AdamW's decay is what it was."""
+    for name, gradients in (("adam", 0.0), ("adamw", 0.03)):
+        steps = [1 - walk(name, 1.0, [g], {"lr": 0.1, "weight_decay": 0.3})[0] for g in (1.0, 100.0)]
+        np.testing.assert_allclose(steps, 0.1 + gradients, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_without_a_gradient_nothing_moves(name, rng):
+    start = rng.standard_normal(50).astype(np.float32)
+    p, optimizer = walk(name, start, np.zeros((20, 50)), {"weight_decay": 0.0})
+    assert np.array_equal(p, start)
+    assert optimizer.t == 20
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_decay_alone_shrinks(name):
+    p, _ = walk(name, [2.0, -2.0], np.zeros((20, 2)), {"weight_decay": 0.1, "lr": 1e-2})
+    assert p[0] == -p[1]
+    assert 0 < p[0] < 2
+
+
+# What is known of each ---------------------------------------------------------------------------------------
+
+
+def test_amsgrads_divisor_never_falls(rng):
+    """Gradients shrink a thousandfold: v follows, its largest value stays, and so steps are smaller than Adam's."""
+    gradients = rng.standard_normal((300, 40)) * np.logspace(0, -3, 300)[:, None]
+    p, q = (np.zeros(40, np.float32) for _ in range(2))
+    optimizer, adam = optim.Adam({"p": p}, beta2=0.9, amsgrad=True), optim.Adam({"p": q}, beta2=0.9)
+    before = np.zeros(40, np.float32)
+    for t, g in enumerate(gradients.astype(np.float32)):
+        last, last_of_adam = p.copy(), q.copy()
+        optimizer.step({"p": g})
+        adam.step({"p": g})
+        v, v_max = (optimizer.moments[moment]["p"] for moment in ("v", "v_max"))
+        assert (v_max == np.maximum(before, v)).all()
+        before = v_max.copy()
+        if t > 100:
+            assert np.abs(p - last).max() < np.abs(q - last_of_adam).max() / 2
+    assert (v < v_max / 100).all()
+
+
+def test_amsgrad_is_adam_while_v_rises(rng):
+    gradients = np.cumsum(np.abs(rng.standard_normal((20, 40))), axis=0)
+    plain, ams = (walk("adam", np.zeros(40), gradients, {"amsgrad": flag})[0] for flag in (False, True))
+    np.testing.assert_allclose(ams, plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [1e-3, 0.1])
+def test_adabounds_steps_stay_within_their_bounds(gamma, rng):
+    """Of gradients of many sizes; each step divided by the momentum is the rate."""
+    p = np.zeros(200, np.float32)
+    optimizer = optim.AdaBound({"p": p}, lr=1e-2, gamma=gamma)
+    scales, reached = 10.0 ** rng.uniform(-4, 4, 200), [False, False]
+    for t in range(1, 200):
+        before = p.astype(np.float64)
+        p[...] = 0  # so that no digit of the step is lost
+        optimizer.step({"p": (scales * rng.standard_normal(200)).astype(np.float32)})
+        rate = -p / optimizer.moments["m"]["p"].astype(np.float64)
+        lower, upper = 0.1 * (1 - 1 / (gamma * t + 1)), 0.1 * (1 + 1 / (gamma * t))
+        assert (rate > lower * (1 - 1e-6)).all()
+        assert (rate < upper * (1 + 1e-6)).all()
+        reached = [reached[0] or (rate < lower * 1.0001).any(), reached[1] or (rate > upper * 0.9999).any()]
+        p += before.astype(np.float32)
+    assert all(reached), "both bounds must have been in the way"
+
+
+def test_adabound_ends_as_sgd_with_momentum(rng):
+    """When the bounds have met: SGD's velocity sums gradients where ours averages them, hence its rate."""
+    start, gradients = rng.standard_normal(50), rng.standard_normal((30, 50))
+    bound, _ = walk("adabound", start, gradients, {"final_lr": 0.1}, t=10**10)
+    sgd, _ = walk("sgd", start, gradients, {"lr": 0.1 * (1 - 0.9), "momentum": 0.9})
+    np.testing.assert_allclose(bound, sgd, rtol=1e-5, atol=1e-6)
+
+
+def test_adabounds_bounds_follow_a_schedule():
+    optimizer = optim.AdaBound(lr=1e-3, final_lr=0.1)
+    names = [Hyper._fields.index(name) for name in ("lr", "lower", "upper")]
+    np.testing.assert_allclose(optimizer.hyper(7, lr=1e-4)[names], optimizer.hyper(7)[names] / 10, rtol=1e-6)
+
+
+def test_padam_with_a_half_is_amsgrad(rng):
+    start, gradients = rng.standard_normal(50), rng.standard_normal((30, 50))
+    shared = {"lr": 0.01, "beta2": 0.9, "weight_decay": 0.1}
+    padam, _ = walk("padam", start, gradients, {**shared, "partial": 1 / 2})
+    amsgrad, _ = walk("adam", start, gradients, {**shared, "amsgrad": True})
+    np.testing.assert_allclose(padam, amsgrad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sixteenths", range(1, 9))
+def test_padams_power(sixteenths):
+    """The first step is g over the power of its square: put together from square roots, it is that power."""
+    sizes = np.logspace(-4, 8, 49)
+    p, _ = walk("padam", np.zeros(49), [sizes], {"lr": 1.0, "partial": sixteenths / 16, "eps": 1e-12})
+    np.testing.assert_allclose(-p, sizes ** (1 - sixteenths / 8), rtol=1e-6)
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30), st.floats(1e-5, 1))
+@settings(max_examples=40, deadline=None)
+def test_lions_step_is_lr_or_nothing(gradients, lr):
+    """Nothing only where there has been no gradient: the sign of a fading average is a sign."""
+    p = np.zeros(1, np.float32)
+    optimizer = optim.Lion({"p": p}, lr=lr)
+    optimizer.step({"p": np.zeros(1, np.float32)})
+    assert p[0] == 0
+    for g in gradients:
+        p[...] = 0
+        optimizer.step({"p": np.array([g], np.float32)})
+        assert abs(p[0]) in (np.float32(lr), 0)
+    faded, _ = walk("lion", 0.0, [1e-3, *np.zeros(50)], {"lr": 2.0**-7})
+    assert faded == -51 * 2.0**-7
+
+
+def test_lions_sign_is_of_one_average_and_what_is_kept_another():
+    """After a gradient of 1: beta1 of the kept average and the rest of the next gradient decide."""
+    for g, turns in ((-0.08, False), (-0.1, True)):  # 0.9 * 0.01 - 0.1 * 0.09 = 0
+        _, optimizer = walk("lion", 0.0, [1.0])
+        before = optimizer.params["p"].copy()
+        optimizer.step({"p": np.array(g, np.float32)})
+        assert (optimizer.params["p"] > before) == turns
+        np.testing.assert_allclose(kept_of(optimizer)["m"], 0.99 * 0.01 + 0.01 * g, rtol=1e-5)
+
+
+def test_radams_first_five_steps_are_not_adapted(rng):
+    """They are momentum alone, corrected; from the sixth on the divisor is there."""
+    p, m = np.zeros(50, np.float32), np.zeros(50)
+    optimizer = optim.RAdam({"p": p}, lr=1.0)
+    for t, g in enumerate(rng.standard_normal((8, 50)).astype(np.float32), 1):
+        p[...] = 0
+        optimizer.step({"p": g})
+        m = 0.9 * m + 0.1 * g
+        plain = np.allclose(-p, m / (1 - 0.9**t), rtol=1e-4, atol=1e-5)
+        assert plain == (t <= 5)
+
+
+def test_radam_becomes_adam(rng):
+    """The rectification rises to 1."""
+    factor, both = Hyper._fields.index("rectification"), [optim.RAdam().hyper(t) for t in (6, 60, 600, 10**6)]
+    found = [h[factor] for h in both]
+    assert found == sorted(found)
+    assert found[0] < 0.1
+    assert found[-1] == pytest.approx(1, rel=1e-6)
+    start, gradients = rng.standard_normal(50), rng.standard_normal((30, 50))
+    late, adam = (walk(name, start, gradients, {"lr": 0.01}, t=10**6)[0] for name in ("radam", "adam"))
+    np.testing.assert_allclose(late, adam, rtol=1e-5, atol=1e-6)
+
+
+def test_radam_with_a_short_memory_is_never_adapted():
+    for beta2 in (0.0, 0.5, 2 / 3):
+        assert {optim.RAdam(beta2=beta2).numbers(t, 1.0)["unrectified"] for t in range(1, 100)} == {1.0}
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.floats(0, 0.5))
+@settings(max_examples=40, deadline=None)
+def test_nadams_product_is_right_in_any_order(order, momentum_decay):
+    """Asked for any step at any time, as after resuming, the numbers are those of the step alone."""
+    optimizer = optim.NAdam(momentum_decay=momentum_decay)
+    for t in order:
+        mu = [0.9 * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in range(1, t + 2)]
+        found = optimizer.numbers(t, 1.0)
+        assert found["m_correction"] == pytest.approx(mu[t] / (1 - math.prod(mu)), rel=1e-12)
+        assert found["g_correction"] == pytest.approx((1 - mu[t - 1]) / (1 - math.prod(mu[:-1])), rel=1e-12)
+
+
+@pytest.mark.parametrize("case", COMBINATIONS, ids=str)
+def test_numbers_depend_on_the_step_alone(case):
+    optimizer = OPTIMIZERS[case.name](None, **case.chosen)
+    for t in (5, 1, 6, 5, 1000, 2):
+        assert np.array_equal(optimizer.hyper(t), OPTIMIZERS[case.name](None, **case.chosen).hyper(t))
+
+
+def test_adans_first_gradient_is_no_difference(rng):
+    """At t = 1 there is no gradient before: the average of differences stays zero, and then takes its share."""
+    first, second = rng.standard_normal((2, 50)).astype(np.float32)
+    _, optimizer = walk("adan", np.zeros(50), [first])
+    kept = kept_of(optimizer)
+    assert not kept["d"].any()
+    assert np.array_equal(kept["past"], first)
+    optimizer.step({"p": second})
+    np.testing.assert_allclose(kept["d"], 0.08 * (second - first), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        kept["n"], 0.99 * 0.01 * first**2 + 0.01 * (second + 0.92 * (second - first)) ** 2, rtol=1e-4, atol=1e-7
+    )
+
+
+def test_adamaxs_divisor_is_the_largest_gradient_with_its_age():
+    _, optimizer = walk("adamax", 0.0, [8.0, 0.1, 0.1], {"beta2": 0.5, "eps": 1e-12})
+    np.testing.assert_allclose(kept_of(optimizer)["u"], 2.0, rtol=1e-6)
+    optimizer.step({"p": np.array(5.0, np.float32)})
+    np.testing.assert_allclose(kept_of(optimizer)["u"], 5.0, rtol=1e-6)
+
+
+def test_adabelief_believes_a_steady_gradient():
+    """Adam's steps of a steady gradient are lr; AdaBelief's are far longer, and as long as Adam's if it turns."""
+    (adam, belief), (adam_turning, belief_turning) = (
+        [abs(float(walk(name, 0.0, gradients, {"lr": 0.01})[0])) for name in ("adam", "adabelief")]
+        for gradients in (np.ones(50), np.resize([1.0, -1.0], 50))
+    )
+    assert adam == pytest.approx(50 * 0.01, rel=1e-4)
+    assert belief > 2 * adam
+    assert belief_turning == pytest.approx(adam_turning, rel=0.2)
+
+
+def test_nesterov_looks_ahead():
+    """A steady gradient: the velocities are 1, 1.9, 2.71; with Nesterov's each is one further."""
+    plain, ahead = (
+        walk("sgd", 0.0, np.ones(2), {"lr": 1.0, "momentum": 0.9, "nesterov": flag})[0] for flag in (False, True)
+    )
+    np.testing.assert_allclose((-plain, -ahead), (1 + 1.9, 1.9 + 2.71), rtol=1e-6)
+
+
+# Numbers at the edge -----------------------------------------------------------------------------------------
+
+RULES = [("adam", {"amsgrad": True}), *((name, {}) for name in OPTIMIZERS), ("sgd", {"momentum": 0.9})]
+
+
+def test_every_rule_is_in_that_list():
+    assert {OPTIMIZERS[name](**chosen).rule for name, chosen in RULES} == MOMENTS.keys()
+
+
+@pytest.mark.parametrize("case", COMBINATIONS, ids=str)
+def test_zero_stays_zero(case):
+    """The gaps between arrays are zero with gradients of zero, and stay so, whatever the settings."""
+    p, optimizer = walk(case.name, np.zeros(70), np.zeros((50, 70)), case.chosen)
+    assert not p.any()
+    assert all(np.isfinite(a).all() for a in kept_of(optimizer).values())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+def test_a_gradient_that_is_not_finite_is_seen(name, chosen, bad, rng):
+    """NaN makes the parameter NaN, for good; infinity shows there or in what is kept. The others go on as they do."""
+    start, gradients = rng.standard_normal(40), rng.standard_normal((9, 40))
+    spoilt = gradients.copy()
+    spoilt[4, 17] = bad
+    (p, optimizer), (q, _) = (walk(name, start, g, chosen) for g in (spoilt, gradients))
+    if np.isnan(bad):
+        assert np.isnan(p[17])
+    assert not all(np.isfinite(a[17]) for a in (p, *kept_of(optimizer).values()))
+    others = np.arange(40) != 17
+    assert np.array_equal(p[others], q[others])
+
+
+@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+def test_a_parameter_that_is_not_a_number_stays_so(name, chosen):
+    p, _ = walk(name, [1.0, np.nan], np.ones((3, 2)), chosen)
+    assert np.isnan(p).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-18, 1e-8, 1e8, 1e18])
+@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+def test_very_large_and_very_small_gradients(name, chosen, size, rng):
+    """All stays finite, squares that underflow too; and who divides by the size takes no step far longer than lr."""
+    gradients = size * rng.standard_normal((20, 40))
+    p, optimizer = walk(name, np.zeros(40), gradients, {"lr": 1e-3, **chosen})
+    assert np.isfinite(p).all()
+    assert all(np.isfinite(a).all() for a in kept_of(optimizer).values())
+    if name in ("adam", "adamw", "adamax", "nadam", "adan", "lion"):
+        assert np.abs(p).max() < 20 * 1e-3 * 4
+
+
+@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+def test_squares_that_overflow_are_seen(name, chosen):
+    """1e25 squared is no float32: the average of squares is infinite, which is visible, and the parameter no NaN."""
+    p, optimizer = walk(name, [1.0], np.full((3, 1), 1e25), chosen)
+    kept = kept_of(optimizer)
+    assert not np.isnan(p).any()
+    for moment in kept.keys() & {"v", "v_max", "s", "n"}:
+        assert np.isinf(kept[moment]).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_moments_of_squares_are_never_negative(name, rng):
+    _, optimizer = walk(name, np.zeros(200), rng.standard_normal((50, 200)) * 10.0 ** rng.integers(-6, 6, 200))
+    for moment in kept_of(optimizer).keys() & {"v", "v_max", "u", "s", "n"}:
+        assert (kept_of(optimizer)[moment] >= 0).all()
+
+
+# Arrays, steps, and going on ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+def test_split_or_joined_makes_no_difference(name, chosen, rng):
+    """Elements are independent: any shapes, in any order, give the bits that one flat array gives."""
+    start = rng.standard_normal(20_011).astype(np.float32)
+    gradients = rng.standard_normal((5, 20_011)).astype(np.float32)
+    flat, _ = walk(name, start, gradients, chosen)
+    cuts = [0, 1, 1, 8, 263, 16_384, 16_391, 20_011]
+    parts = {str(i): start[a:b].copy() for i, (a, b) in enumerate(itertools.pairwise(cuts))}
+    optimizer = OPTIMIZERS[name](parts, **chosen)
+    for g in gradients:
+        grads = {str(i): g[a:b] for i, (a, b) in enumerate(itertools.pairwise(cuts))}
+        optimizer.step(dict(reversed(grads.items())))
+    assert np.array_equal(np.concatenate(list(parts.values())), flat)
+    shape = 4, 5, 10, 100
+    shaped, _ = walk(name, start[:20_000].reshape(shape), gradients[:, :20_000].reshape(-1, *shape), chosen)
+    assert np.array_equal(shaped.reshape(-1), flat[:20_000])
+
+
+@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+def test_going_on_from_what_was_kept_gives_the_same_bits(name, chosen, rng):
+    """Parameters, moments and t are the whole state: an optimiser made anew from them goes on as the first would."""
+    start, gradients = rng.standard_normal(40), rng.standard_normal((20, 40)).astype(np.float32)
+    want, _ = walk(name, start, gradients, chosen)
+    half, first = walk(name, start, gradients[:9], chosen)
+    p = half.copy()
+    second = OPTIMIZERS[name]({"p": p}, **first.settings())
+    for moment, arrays in first.moments.items():
+        second.moments[moment]["p"][...] = arrays["p"]
+    second.t = first.t
+    for g in gradients[9:]:
+        second.step({"p": g})
+    assert np.array_equal(p, want)
+
+
+@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+def test_settings_make_the_same_optimiser(name, chosen):
+    one = OPTIMIZERS[name](None, **chosen)
+    other = OPTIMIZERS[name](None, **one.settings())
+    assert other.settings() == one.settings()
+    assert other.rule == one.rule
+    assert repr(other) == repr(one)
+    assert f"lr={one.lr:g}" in repr(one)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimisers_share_nothing(name, rng):
+    start, gradients = rng.standard_normal(40), rng.standard_normal((6, 40)).astype(np.float32)
+    want, _ = walk(name, start, gradients)
+    p, q = (start.astype(np.float32) for _ in range(2))
+    one, other = OPTIMIZERS[name]({"p": p}), OPTIMIZERS[name]({"p": q})
+    for g in gradients:
+        one.step({"p": g})
+        other.step({"p": -g})
+    assert np.array_equal(p, want)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_gradients_are_left_alone_and_not_kept(name, rng):
+    """Written over after a step, as by the next backward pass, a gradient has no more to do with it."""
+    start, gradients = rng.standard_normal(40), rng.standard_normal((6, 40)).astype(np.float32)
+    want, _ = walk(name, start, gradients)
+    p, buffer = start.astype(np.float32), np.empty(40, np.float32)
+    optimizer = OPTIMIZERS[name]({"p": p})
+    for g in gradients:
+        buffer[...] = g
+        optimizer.step({"p": buffer})
+        assert np.array_equal(buffer, g)
+    assert np.array_equal(p, want)
+
+
+# Nonsense ----------------------------------------------------------------------------------------------------
+
+NONSENSE: dict[str, tuple[float, ...]] = {
+    "lr": (0.0, -1.0, math.nan, math.inf),
+    "beta1": (1.0, -0.1, 1.5, math.nan),
+    "beta2": (1.0, -0.1, 1.5, math.nan),
+    "beta3": (1.0, -0.1, 1.5, math.nan),
+    "eps": (0.0, -1e-8, 1e-60, math.nan, math.inf),
+    "weight_decay": (-0.1, math.nan, math.inf),
+    "momentum": (-0.1, math.nan, math.inf),
+    "dampening": (math.nan, math.inf),
+    "momentum_decay": (-0.1, math.nan),
+    "final_lr": (0.0, -0.1, math.nan),
+    "gamma": (0.0, -0.1, math.nan),
+    "partial": (0.0, 0.1, 0.5625, -0.125, math.nan),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_hyperparameters_that_make_no_sense_are_refused_by_name(name):
+    for setting, default in OPTIMIZERS[name]().settings().items():
+        if isinstance(default, bool):
+            continue
+        for value in NONSENSE[setting]:
+            with pytest.raises(ValueError, match=rf"^{setting} must be .*{value}"):
+                OPTIMIZERS[name](None, **{setting: value})
+    with pytest.raises(TypeError, match="learning_rate"):
+        OPTIMIZERS[name](None, learning_rate=0.1)
+
+
+def test_nesterov_without_what_it_needs_is_refused():
+    for chosen in ({}, {"momentum": 0.9, "dampening": 0.1}):
+        with pytest.raises(ValueError, match="nesterov needs a momentum above 0 and no dampening"):
+            optim.SGD(nesterov=True, **chosen)
+
+
+def test_arrays_that_do_not_fit_are_refused_before_anything_changes(rng):
+    p, b = rng.standard_normal((3, 4)).astype(np.float32), np.ones(4, np.float32)
+    optimizer = optim.Adam({"w": p, "b": b})
+    good = {"w": np.ones((3, 4), np.float32), "b": np.ones(4, np.float32)}
+    optimizer.step(good)
+    before = p.copy(), b.copy(), optimizer.moments["m"]["w"].copy()
+    for bad, words in (
+        ({"w": good["w"]}, r"missing \['b'\], unknown \[\]"),
+        ({**good, "c": good["b"]}, r"missing \[\], unknown \['c'\]"),
+        ({**good, "b": np.ones(5, np.float32)}, r"gradient 'b' has shape \(5,\), its parameter has \(4,\)"),
+        ({**good, "w": np.ones((4, 3), np.float32)}, r"gradient 'w' has shape \(4, 3\)"),
+        ({**good, "b": np.ones(4)}, "gradient 'b' must be a float32 array, it is float64"),
+        ({**good, "b": [1, 1, 1, 1]}, "gradient 'b' must be a float32 array, it is list"),
+        ({**good, "w": np.ones((4, 3), np.float32).T}, "gradient 'w' must be C-contiguous"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            optimizer.step(bad)
+        assert optimizer.t == 1
+        for a, unchanged in zip((p, b, optimizer.moments["m"]["w"]), before, strict=True):
+            assert np.array_equal(a, unchanged)
+
+
+def test_parameters_that_cannot_be_updated_are_refused():
+    frozen = np.ones(3, np.float32)
+    frozen.flags.writeable = False
+    for bad, words in (
+        (np.ones(3), "parameter 'w' must be a float32 array, it is float64"),
+        (np.ones((3, 4), np.float32)[:, ::2], "parameter 'w' must be C-contiguous"),
+        (frozen, "parameter 'w' is read-only"),
+        ([1.0], "parameter 'w' must be a float32 array, it is list"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            optim.Adam({"w": bad})
+
+
+# A real network ----------------------------------------------------------------------------------------------
+
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "adam": {"lr": 1e-3},
+    "adamw": {"lr": 1e-3},
+    "sgd": {"lr": 0.02, "momentum": 0.9},
+    "adamax": {"lr": 2e-3},
+    "nadam": {"lr": 1e-3},
+    "radam": {"lr": 1e-3},
+    "adabelief": {"lr": 1e-3},
+    "adabound": {"lr": 1e-3},
+    "padam": {"lr": 0.02},
+    "adan": {"lr": 2e-3},
+    "lion": {"lr": 2e-4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_trains_a_network(name):
+    """``cnn`` on shapes and textures: more than 85 % of images it has not seen are classified right."""
+    dataset = data.synthetic.generate(train=4000, test=1000)
+    model = models.build("cnn", seed=0)
+    trainer = Trainer(model, OPTIMIZERS[name](None, **CLASSIFIERS[name]), batch_size=32, schedule="cosine")
+    for record in trainer.fit(dataset, epochs=6, val_size=100):
+        print(f"{name}: epoch {record.epoch}, loss {record.train_loss:.3f}")
+    accuracy = trainer.evaluate(dataset.test_images, dataset.test_labels).accuracy
+    print(f"{name} {CLASSIFIERS[name]}: test accuracy {accuracy:.1%}")
+    assert accuracy > 0.85
