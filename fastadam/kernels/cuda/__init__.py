@@ -18,17 +18,23 @@ from fastadam.kernels.cuda.norm import (
     lane_sums,
     sum_lanes,
 )
-from fastadam.kernels.cuda.optim import (
-    accumulate,
-    adam_update,
-    adamw_update,
-    clip_factor,
-    ema_update,
-    norm_lanes,
-    sgd_update,
-)
+from fastadam.kernels.cuda.optim import accumulate, clip_factor, ema_update, norm_lanes
 from fastadam.kernels.cuda.pointwise import add_forward, affine_forward, fill, join_backward
 from fastadam.kernels.cuda.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
 from fastadam.kernels.cuda.precision import with_precision
+from fastadam.kernels.cuda.updates import (
+    adabelief_update,
+    adabound_update,
+    adam_update,
+    adamax_update,
+    adamw_update,
+    adan_update,
+    amsgrad_update,
+    lion_update,
+    nadam_update,
+    padam_update,
+    radam_update,
+    sgd_update,
+)
 
 __all__ = [*OPS, "with_precision"]

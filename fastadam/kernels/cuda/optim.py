@@ -1,142 +1,24 @@
-"""The optimiser's kernels: one pass over flat arrays, elements independent of each other."""
+"""Other passes over flat arrays beside an update: averages of weights, sums of gradients, norms and clipping."""
 
 import math
 
 import numpy as np
 from numba import cuda, float32, uint32
 
-from fastadam.kernels import rules
 from fastadam.kernels.cuda import exact
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
 from fastadam.kernels.cuda.ptx import ZERO, load4, store4
-from fastadam.kernels.rules import GRAD_SCALE, Hyper
+from fastadam.kernels.cuda.updates import FIELDS, THREADS
+from fastadam.kernels.rules import GRAD_SCALE
 
-# Wrapped at module level: a rule closed over in a factory would never hit the compile cache.
-_adam = device(rules.adam)
-_adamw = device(rules.adamw)
-_sgd = device(rules.sgd)
-
-THREADS = 256
-FIELDS = len(Hyper._fields)
-ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
+ONE, FOUR = uint32(1), uint32(4)
 ALIGNED = uint32(0xFFFFFFFC)
 FLOAT1, NORM_EPS = np.float32(1), np.float32(1e-6)
 BOTH = 2 * THREADS
 
 TILE = 16 * THREADS
 """Numbers of a lane that a block sums the squares of."""
-
-
-@device
-def _hyper(h, group):
-    """Row ``group`` of h."""
-    i = uint32(group * uint32(FIELDS))
-    return Hyper(
-        h[i], h[uint32(i + ONE)], h[uint32(i + TWO)], h[uint32(i + THREE)], h[uint32(i + FOUR)],
-        h[uint32(i + uint32(5))], h[uint32(i + uint32(6))], h[uint32(i + uint32(7))], h[uint32(i + uint32(8))],
-        h[uint32(i + uint32(9))], h[uint32(i + uint32(10))], h[uint32(i + uint32(11))], h[uint32(i + uint32(12))],
-    )  # fmt: skip
-
-
-@device
-def _run_of(i, groups, runs):
-    """(group of element i, end of its run): the runs tile the arrays in order."""
-    low, high = uint32(0), runs
-    while uint32(high - low) > ONE:
-        middle = uint32(uint32(low + high) >> ONE)
-        if uint32(groups[uint32(THREE * middle)]) <= i:
-            low = middle
-        else:
-            high = middle
-    at = uint32(THREE * low)
-    return uint32(groups[uint32(at + TWO)]), uint32(groups[uint32(at + ONE)])
-
-
-@device
-def _update_two(rule, p, m, v, g, h, groups, runs, n):
-    """Four elements of a rule with two moments: at once where they are of one group."""
-    i = uint32(uint32(cuda.grid(1)) * FOUR)
-    if i >= n:
-        return
-    group, end = _run_of(i, groups, runs)
-    if uint32(i + FOUR) <= end:
-        hyper = _hyper(h, group)
-        p4, m4, v4, g4 = load4(p, i), load4(m, i), load4(v, i), load4(g, i)
-        p0, m0, v0 = rule(p4[0], m4[0], v4[0], g4[0], hyper)
-        p1, m1, v1 = rule(p4[1], m4[1], v4[1], g4[1], hyper)
-        p2, m2, v2 = rule(p4[2], m4[2], v4[2], g4[2], hyper)
-        p3, m3, v3 = rule(p4[3], m4[3], v4[3], g4[3], hyper)
-        store4(p, i, (p0, p1, p2, p3))
-        store4(m, i, (m0, m1, m2, m3))
-        store4(v, i, (v0, v1, v2, v3))
-    else:
-        end = min(n, uint32(i + FOUR))
-        while i < end:
-            group, _ = _run_of(i, groups, runs)
-            p[i], m[i], v[i] = rule(p[i], m[i], v[i], g[i], _hyper(h, group))
-            i = uint32(i + ONE)
-
-
-@kernel(THREADS)
-def _adam_kernel(p, m, v, g, h, groups, runs, n):
-    _update_two(_adam, p, m, v, g, h, groups, runs, n)
-
-
-@op
-def adam_update(p, m, v, g, h, groups):
-    """One step of Adam (``rules.adam``).
-
-    p, m, v (n,)         in and out: parameters, first and second moments
-    g (n,)               in: gradients
-    h (G, fields)        in: the numbers of ``rules.Hyper``, float32, a row a group
-    groups (K, 3) int64  in: rows (start, end, group), in order: elements start to end - 1 use row ``group`` of h
-    """
-    yield Launch(_adam_kernel, blocks_of(p.size, 4 * THREADS), (p, m, v, g, h, groups, groups.shape[0], p.size))
-
-
-@kernel(THREADS)
-def _adamw_kernel(p, m, v, g, h, groups, runs, n):
-    _update_two(_adamw, p, m, v, g, h, groups, runs, n)
-
-
-@op
-def adamw_update(p, m, v, g, h, groups):
-    """One step of AdamW (``rules.adamw``); arguments as ``adam_update``."""
-    yield Launch(_adamw_kernel, blocks_of(p.size, 4 * THREADS), (p, m, v, g, h, groups, groups.shape[0], p.size))
-
-
-@kernel(THREADS)
-def _sgd_kernel(p, m, g, h, groups, runs, n):
-    i = uint32(uint32(cuda.grid(1)) * FOUR)
-    if i >= n:
-        return
-    group, end = _run_of(i, groups, runs)
-    if uint32(i + FOUR) <= end:
-        hyper = _hyper(h, group)
-        p4, m4, g4 = load4(p, i), load4(m, i), load4(g, i)
-        p0, m0 = _sgd(p4[0], m4[0], g4[0], hyper)
-        p1, m1 = _sgd(p4[1], m4[1], g4[1], hyper)
-        p2, m2 = _sgd(p4[2], m4[2], g4[2], hyper)
-        p3, m3 = _sgd(p4[3], m4[3], g4[3], hyper)
-        store4(p, i, (p0, p1, p2, p3))
-        store4(m, i, (m0, m1, m2, m3))
-    else:
-        end = min(n, uint32(i + FOUR))
-        while i < end:
-            group, _ = _run_of(i, groups, runs)
-            p[i], m[i] = _sgd(p[i], m[i], g[i], _hyper(h, group))
-            i = uint32(i + ONE)
-
-
-@op
-def sgd_update(p, m, g, h, groups):
-    """One step of SGD with momentum (``rules.sgd``).
-
-    p, m (n,)           in and out: parameters, momentum buffer
-    g (n,), h, groups   in, as ``adam_update``
-    """
-    yield Launch(_sgd_kernel, blocks_of(p.size, 4 * THREADS), (p, m, g, h, groups, groups.shape[0], p.size))
 
 
 @kernel(THREADS)

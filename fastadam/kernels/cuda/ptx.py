@@ -49,9 +49,20 @@ if SIMULATED:
     def load_at(a, i, offset):
         return a[i + offset]
 
+    def load_many(a, i, count):
+        return tuple(a[i + k] for k in range(count))
+
+    def load_rows(arrays, i, count):
+        return tuple(tuple(a[i + k] for a in arrays) for k in range(count))
+
     def store4(a, i, v):
         for k in range(4):
             a[i + k] = v[k]
+
+    def store_rows(arrays, i, rows):
+        for k, row in enumerate(rows):
+            for a, v in zip(arrays, row, strict=True):
+                a[i + k] = v
 
     def store_at(a, i, offset, v):
         a[i + offset] = v
@@ -99,7 +110,6 @@ else:
     from numba.cuda.extending import intrinsic
 
     _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
-    _FLOAT4 = ir.VectorType(_FLOAT, 4)
     _EVERYONE = 0xFFFFFFFF
 
     def address(context, builder, array_type, array, index, offset=None):
@@ -114,10 +124,18 @@ else:
             offset = builder.zext(offset, ir.IntType(64))
         return builder.gep(place, [offset])
 
+    def _load_vector(builder, place, count):
+        vector = builder.load(builder.bitcast(place, ir.VectorType(_FLOAT, count).as_pointer()), align=4 * count)
+        return [builder.extract_element(vector, _INT(k)) for k in range(count)]
+
+    def _store_vector(builder, place, values):
+        vector = ir.Constant(ir.VectorType(_FLOAT, len(values)), ir.Undefined)
+        for k, value in enumerate(values):
+            vector = builder.insert_element(vector, value, _INT(k))
+        builder.store(vector, builder.bitcast(place, vector.type.as_pointer()), align=4 * len(values))
+
     def _load4(context, builder, sig, place):
-        vector = builder.load(builder.bitcast(place, _FLOAT4.as_pointer()), align=16)
-        values = [builder.extract_element(vector, _INT(k)) for k in range(4)]
-        return context.make_tuple(builder, sig.return_type, values)
+        return context.make_tuple(builder, sig.return_type, _load_vector(builder, place, 4))
 
     @intrinsic
     def load4(typingctx, a, i):
@@ -147,15 +165,63 @@ else:
         return a.dtype(a, i, offset), codegen
 
     @intrinsic
+    def load_many(typingctx, a, i, count):
+        """Elements i, i + 1, ... of a flat array as a tuple of a constant length; those nobody reads cost nothing."""
+        if not isinstance(count, types.IntegerLiteral):
+            return None  # numba asks again with the constant
+        length = count.literal_value
+
+        def codegen(context, builder, sig, args):
+            place = address(context, builder, sig.args[0], *args[:2])
+            values = [builder.load(builder.gep(place, [ir.IntType(64)(k)])) for k in range(length)]
+            return context.make_tuple(builder, sig.return_type, values)
+
+        return types.UniTuple(a.dtype, length)(a, i, count), codegen
+
+    @intrinsic
+    def load_rows(typingctx, arrays, i, count):
+        """Rows i .. i + count - 1 of the table whose columns are flat float32 arrays, each row a tuple.
+
+        One access a column; i must be a multiple of the constant ``count``, which is 1, 2 or 4.
+        """
+        if not isinstance(count, types.IntegerLiteral):
+            return None
+        row = types.UniTuple(types.float32, arrays.count)
+        rows = types.UniTuple(row, count.literal_value)
+
+        def codegen(context, builder, sig, args):
+            columns = []
+            for k, array_type in enumerate(arrays):
+                place = address(context, builder, array_type, builder.extract_value(args[0], k), args[1])
+                columns.append(_load_vector(builder, place, rows.count))
+            return context.make_tuple(
+                builder, rows, [context.make_tuple(builder, row, values) for values in zip(*columns, strict=True)]
+            )
+
+        return rows(arrays, i, count), codegen
+
+    @intrinsic
+    def store_rows(typingctx, arrays, i, rows):
+        """A tuple of rows, float32 each, to where ``load_rows`` would load as many."""
+        expected = types.UniTuple(types.UniTuple(types.float32, arrays.count), rows.count)
+        if rows != expected:
+            raise TypeError(f"{rows} where {expected} is stored")
+
+        def codegen(context, builder, sig, args):
+            for k, array_type in enumerate(arrays):
+                place = address(context, builder, array_type, builder.extract_value(args[0], k), args[1])
+                _store_vector(builder, place, [builder.extract_value(args[2], (j, k)) for j in range(rows.count)])
+            return context.get_dummy_value()
+
+        return types.void(arrays, i, rows), codegen
+
+    @intrinsic
     def store4(typingctx, a, i, v):
         """A tuple of four to elements i .. i + 3 in one access; i must be a multiple of 4."""
 
         def codegen(context, builder, sig, args):
-            place = address(context, builder, sig.args[0], args[0], args[1])
-            vector = ir.Constant(_FLOAT4, ir.Undefined)
-            for k in range(4):
-                vector = builder.insert_element(vector, builder.extract_value(args[2], k), _INT(k))
-            builder.store(vector, builder.bitcast(place, _FLOAT4.as_pointer()), align=16)
+            values = [builder.extract_value(args[2], k) for k in range(4)]
+            _store_vector(builder, address(context, builder, sig.args[0], *args[:2]), values)
             return context.get_dummy_value()
 
         return types.void(a, i, v), codegen
