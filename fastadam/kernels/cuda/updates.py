@@ -66,6 +66,7 @@ def _update(rule, own, g, h, groups, runs, size):
 
 
 def _launch(update, p, *others):
+    """The launch of a kernel; ``others`` end with the groups."""
     groups = others[-1]
     return Launch(update, blocks_of(p.size, 4 * THREADS), (p, *others, groups.shape[0], p.size))
 
