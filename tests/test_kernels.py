@@ -13,6 +13,7 @@ from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.kernels import OPS, cpu
 from fastadam.kernels.cpu import im2col, linear, parallel, pool, winograd
+from fastadam.kernels.rules import MOMENTS
 from fastadam.trial import Guarded, expect
 
 one_case_each = pytest.mark.parametrize("op", OPS)
@@ -88,7 +89,7 @@ SEEN = {  # the input whose NaN has to reach an out: what a diverged run would b
     "lane_moments": "x", "lane_sums": "dz", "bn_finalize": "moments", "bn_inference": "running_var",
     "bn_backward_finalize": "sums", "sum_lanes": "part", "softmax_loss": "x", "conv2d_backward": "dz",
     "linear_backward": "dz", "avgpool_backward": "dy", "join_backward": "dz", "norm_lanes": "g",
-    "adam_update": "g", "adamw_update": "g", "sgd_update": "g", "ema_update": "p", "accumulate": "x",
+    "ema_update": "p", "accumulate": "x", **{f"{rule}_update": "g" for rule in MOMENTS},
 }  # fmt: skip
 
 
