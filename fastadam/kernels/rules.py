@@ -165,8 +165,8 @@ def adabelief(p, m, s, g, h):
 def adabound(p, m, v, g, h):
     """AdaBound: Luo et al. 2019, Algorithm 2: Adam's rate of each parameter kept between two bounds that meet.
 
-    With Adam's bias corrections in place of the paper's rate lr / sqrt(t), as its authors' code has it. lower and
-    upper are the bounds of the step, equation 1 of its section 4.
+    With Adam's bias corrections in place of the paper's rate lr / sqrt(t), as its authors' code has it; eps is beside
+    the corrected root, as Adam's, where theirs is beside the raw one. lower and upper are the bounds of the rate.
     """
     g = g * h.grad_scale + h.weight_decay * p
     p = p - h.decay * p
@@ -181,6 +181,7 @@ def adabound(p, m, v, g, h):
 def padam(p, m, v, v_max, g, h):
     """Padam: Chen et al. 2018, Algorithm 1: AMSGrad divided by a smaller power of v, with Adam's bias corrections.
 
+    They are of v, before the power, so that 1/2 is AMSGrad; its authors' code corrects by the root for every power.
     eighths is sixteen times the paper's p: the power of sqrt(v) + eps, put together from its square roots.
     """
     g = g * h.grad_scale + h.weight_decay * p
