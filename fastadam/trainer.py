@@ -176,7 +176,7 @@ class Trainer:
         for part, (feed, index, epoch) in zip(parts_of(count), batches, strict=True):
             loss_of_part, right_of_part = self.engine().run(
                 "train", feed, index, key=(self.seed, epoch), momentum=BN_MOMENTUM, total=total,
-                hyper=self.optimizer.groups(t, lr), share=1 - ema_decay(self.ema_decay or 0.0, t),
+                hyper=self.optimizer.decay_rows(t, lr), share=1 - ema_decay(self.ema_decay or 0.0, t),
                 **self.settings_for(feed, part),
             )["loss"]  # fmt: skip
             loss, right = loss + float(loss_of_part), right + int(right_of_part)

@@ -352,7 +352,9 @@ def test_biases_and_norms_do_not_decay_unless_all_do():
     for decay in ("weights", "all"):
         arenas = make_arenas(graph, params, state)
         program = bind(Plan(graph, 3, source="float32", update="adamw", decay=decay), arenas, x, labels)
-        program.inputs["h"][...] = optim.AdamW(lr=1e-30, weight_decay=1e29).groups(1)  # pulls by 0.1, steps by nothing
+        program.inputs["h"][...] = optim.AdamW(lr=1e-30, weight_decay=1e29).decay_rows(
+            1
+        )  # pulls by 0.1, steps by nothing
         program.run()
         for name, before in params.items():
             shrunk = 0.9 if decay == "all" or name not in spared else 1.0

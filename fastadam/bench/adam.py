@@ -62,7 +62,7 @@ class OurUpdate:
             arena.load(dict(zip(shapes, arrays_of(shapes, seed), strict=True)))
         flat = self._arenas[0].flat
         runs = decay_groups(models.graph_of(name), "weights") if name == "resnet20" else ((0, flat.size, 0),)
-        self._h, groups = map(self._device.to_device, (self._optimizer.groups(1), np.array(runs, np.int64)))
+        self._h, groups = map(self._device.to_device, (self._optimizer.decay_rows(1), np.array(runs, np.int64)))
         with self._device.running():
             flats = [arena.on(self._device).flat for arena in self._arenas]
             self._launches = bound(self._device.ops.adam_update, (*flats, self._h, groups))
@@ -82,7 +82,7 @@ class OurUpdate:
 
     def _step(self) -> None:
         self._t += 1
-        self._device.write(self._h, self._optimizer.groups(self._t))
+        self._device.write(self._h, self._optimizer.decay_rows(self._t))
         for launch in self._launches:
             launch()
         self._device.synchronize()

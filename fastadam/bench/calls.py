@@ -80,7 +80,7 @@ class OurCalls:
         arenas |= {"PARAM": model.parameters, "STATE": model.state}
         self._device.reserve(plan.calls)
         placed = {key: arena.on(self._device) for key, arena in arenas.items()}
-        self._h = self._device.to_device(self._optimizer.groups(self._t))
+        self._h = self._device.to_device(self._optimizer.decay_rows(self._t))
         with self._device.running():
             ops, empty, write = self._device.ops, self._device.empty, self._device.write
             program = Program(plan, ops, placed, empty, write, inputs={"h": self._h})
@@ -100,7 +100,7 @@ class OurCalls:
 
     def _run(self) -> list[float]:
         self._t += 1
-        self._device.write(self._h, self._optimizer.groups(self._t))
+        self._device.write(self._h, self._optimizer.decay_rows(self._t))
         return self._device.seconds([one_by_one(launches) for launches in self._bound])
 
 

@@ -1,12 +1,10 @@
 """Adam, and the variants of it that PyTorch has too: same defaults, same meanings."""
 
 import math
-from collections.abc import Mapping
-
-import numpy as np
 
 from fastadam.optim.base import Optimizer
 from fastadam.optim.checks import fraction, not_negative, positive
+from fastadam.optim.groups import Params
 
 
 class Moments(Optimizer):
@@ -18,7 +16,7 @@ class Moments(Optimizer):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None,
+        params: Params | None,
         lr: float | None,
         beta1: float | None,
         beta2: float | None,
@@ -56,7 +54,7 @@ class Adam(Moments):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -91,7 +89,7 @@ class Adamax(Moments):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -106,7 +104,7 @@ class Decoupling(Moments):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -132,7 +130,7 @@ class NAdam(Decoupling):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,

@@ -1,34 +1,61 @@
 """What the optimisers share: parameters, settings, and the numbers a rule needs of one step."""
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fastadam.device import get_device
 from fastadam.kernels import rules
+from fastadam.optim import state
 from fastadam.optim.checks import not_negative, positive
+from fastadam.optim.groups import ParamGroup, Params, groups_of
+from fastadam.optim.own_loop import OwnLoop
+
+
+def _completing(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that, where it is the outermost one, looks at the parameters when all settings are there."""
+
+    @functools.wraps(init)
+    def __init__(self: "Optimizer", *args: Any, **kws: Any) -> None:  # noqa: N807
+        init(self, *args, **kws)
+        if type(self).__init__ is __init__:
+            self._take_params()
+
+    return __init__
 
 
 class Optimizer(ABC):
     """``t`` counts the steps taken; ``moments`` {"m": {name: array}, ...} is what the rule keeps.
 
-    params         dict of float32 C-contiguous arrays of any shape, () included, updated in place by ``step``;
-                   None for the settings of a Trainer
+    params         arrays by name, float32 or float64, C-contiguous, of any shape, () included, updated in place by
+                   ``step``; or a list of groups, {"params": arrays by name, "lr": 0.1, ...}, with settings of their
+                   own; None for the settings of a Trainer
     lr             learning rate
     weight_decay   pull of the parameters towards zero; ``decoupled`` says whether it acts on them alone, times lr,
                    or is an L2 penalty that goes through the gradient
+
+    Settings may change between steps, ``optimizer.lr = ...``; those of one group in ``param_groups``.
+    ``threads`` is the number of CPU threads that ``step`` uses, None for all cores; it makes no difference to the bits.
     """
 
     name: ClassVar[str]
     default_lr: ClassVar[float]
     default_weight_decay: ClassVar[float] = 0.0
     decoupled: bool = False
+    threads: int | None = None
+    _loop: OwnLoop | None = None
 
+    def __init_subclass__(cls) -> None:
+        if "__init__" in vars(cls):
+            cls.__init__ = _completing(cls.__init__)  # type: ignore[method-assign]
+
+    @_completing
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         weight_decay: float | None = None,
     ):
@@ -37,12 +64,12 @@ class Optimizer(ABC):
             "weight_decay", self.default_weight_decay if weight_decay is None else weight_decay
         )
         self.t = 0
-        self.params = dict(params or {})
-        for name, p in self.params.items():
-            _check_array(f"parameter {name!r}", p)
-            if not p.flags.writeable:
-                raise ValueError(f"parameter {name!r} is read-only; it is updated in place, so pass a copy")
-        self._moments: dict[str, dict[str, np.ndarray]] | None = None
+        self._params = params
+
+    def _take_params(self) -> None:
+        params, self._params = self._params, None
+        if params is not None:
+            self._loop = OwnLoop(groups_of(self, params))
 
     @property
     def rule(self) -> str:
@@ -55,13 +82,20 @@ class Optimizer(ABC):
         return rules.MOMENTS[self.rule]
 
     @property
-    def moments(self) -> dict[str, dict[str, np.ndarray]]:
+    def params(self) -> Mapping[str, np.ndarray]:
+        """The parameters of all groups by name."""
+        return MappingProxyType(self._loop.params if self._loop else {})
+
+    @property
+    def param_groups(self) -> list[ParamGroup]:
+        """The groups of parameters, one if they were given as a dict. ``group["lr"] = ...`` sets the rate of one."""
+        return list(self._loop.groups) if self._loop else []
+
+    @property
+    def moments(self) -> Mapping[str, Mapping[str, np.ndarray]]:
         """What is kept, by its name and the parameter's."""
-        if self._moments is None:
-            self._moments = {
-                moment: {name: np.zeros_like(p) for name, p in self.params.items()} for moment in self.moment_names
-            }
-        return self._moments
+        kept = self._loop.kept if self._loop else {name: {} for name in self.moment_names}
+        return MappingProxyType({name: MappingProxyType(arrays) for name, arrays in kept.items()})
 
     def settings(self) -> dict[str, float | bool]:
         """The hyperparameters by name, as the class takes them."""
@@ -71,54 +105,48 @@ class Optimizer(ABC):
     def numbers(self, t: int, lr: float) -> dict[str, float]:
         """The rule's own numbers of step ``t`` at the rate ``lr``, by the names of ``rules.Hyper``."""
 
-    def hyper(self, t: int, lr: float | None = None) -> np.ndarray:
-        """The float32 numbers of step ``t`` = 1, 2, ... in the order of ``fastadam.kernels.rules.Hyper``.
-
-        ``lr``, from a schedule, stands in for the optimiser's own.
-        """
+    def all_numbers(self, t: int, lr: float | None = None) -> rules.Hyper:
+        """The numbers of step ``t`` = 1, 2, ...; ``lr``, from a schedule, stands in for the optimiser's own."""
         lr = self.lr if lr is None else lr
         decay = {"decay": lr * self.weight_decay} if self.decoupled else {"weight_decay": self.weight_decay}
-        return np.array(rules.Hyper(lr=lr, **(decay | self.numbers(t, lr))), np.float32)
+        return rules.Hyper(lr=lr, **(decay | self.numbers(t, lr)))
 
-    def groups(self, t: int, lr: float | None = None) -> np.ndarray:
+    def hyper(self, t: int, lr: float | None = None) -> np.ndarray:
+        """``all_numbers`` in float32, as the kernels take them."""
+        return np.array(self.all_numbers(t, lr), np.float32)
+
+    def decay_rows(self, t: int, lr: float | None = None) -> np.ndarray:
         """``hyper`` for parameters that decay, and for those that do not: (2, fields) float32."""
         h = np.stack([self.hyper(t, lr)] * 2)
         h[1, [rules.WEIGHT_DECAY, rules.DECAY]] = 0
         return h
 
     def step(self, grads: Mapping[str, np.ndarray]) -> None:
-        """One update of all parameters by ``grads``, which has their names, shapes and dtype.
+        """One update of all parameters by ``grads``, which has their names, shapes and dtypes.
 
-        Raises ValueError, naming the array, before anything is changed.
+        Nothing is copied, whatever the sizes. A number of NumPy's will do for a parameter of no dimension. Raises
+        ValueError, naming the array, before anything is changed.
         """
-        missing, unknown = (
-            sorted(self.params.keys() - grads.keys()),
-            sorted(grads.keys() - self.params.keys()),
-        )
-        if missing or unknown:
-            raise ValueError(f"gradients do not match the parameters: missing {missing}, unknown {unknown}")
-        for name, p in self.params.items():
-            _check_array(f"gradient {name!r}", grads[name])
-            if grads[name].shape != p.shape:
-                raise ValueError(f"gradient {name!r} has shape {grads[name].shape}, its parameter has {p.shape}")
-        device = get_device("cpu")
-        update = getattr(device.ops, f"{self.rule}_update")
+        if self._loop is None:
+            raise ValueError(f"this {type(self).__name__} was made without parameters: pass them to its constructor")
+        self._loop.step(self.t + 1, grads, self.threads)
         self.t += 1
-        h = self.hyper(self.t)[None]
-        with device.running():
-            for name, p in self.params.items():
-                moments = (self.moments[moment][name].reshape(-1) for moment in self.moment_names)
-                whole = np.array([[0, p.size, 0]])
-                update(p.reshape(-1), *moments, grads[name].reshape(-1), h, whole)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that ``load_state_dict`` needs to go on with the same bits, in copies; the parameters are yours to keep.
+
+        "t", "m/NAME" and what else the rule keeps, "settings/lr" ..., and of groups "groups/0/lr" ...; numbers are
+        arrays of no dimension, so that ``numpy.savez`` and ``safetensors.numpy.save_file`` take the dict as it is.
+        """
+        return state.state_of(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where another optimiser of the same class, with parameters of the same names and shapes, has been.
+
+        Raises ValueError, naming what does not fit, before anything is changed.
+        """
+        state.load_state(self, state_dict)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{key}={value:g}" for key, value in self.settings().items())
         return f"{type(self).__name__}({settings})"
-
-
-def _check_array(what: str, array: Any) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        found = getattr(array, "dtype", type(array).__name__)
-        raise ValueError(f"{what} must be a float32 array, it is {found}")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{what} must be C-contiguous; pass numpy.ascontiguousarray of it")

@@ -1,11 +1,8 @@
 """Stochastic gradient descent."""
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from fastadam.optim.base import Optimizer
 from fastadam.optim.checks import finite, not_negative
+from fastadam.optim.groups import Params
 
 
 class SGD(Optimizer):
@@ -19,7 +16,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         momentum: float = 0.0,
         dampening: float = 0.0,

@@ -1,12 +1,9 @@
 """Later variants of Adam, as their papers have them."""
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from fastadam.optim.adam import Decoupling, Moments
 from fastadam.optim.base import Optimizer
 from fastadam.optim.checks import fraction, positive
+from fastadam.optim.groups import Params
 
 
 class AdaBelief(Decoupling):
@@ -28,7 +25,7 @@ class AdaBound(Decoupling):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -63,7 +60,7 @@ class Padam(Decoupling):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -98,7 +95,7 @@ class Adan(Moments):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -135,7 +132,7 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,

@@ -1,0 +1,159 @@
+"""Parameters in somebody else's loop: dicts of NumPy arrays, updated in place by one call for each type of number.
+
+What such a call needs is made once: a table of the addresses of parameters and of what is kept of them, and its
+pieces. A step fills in where the gradients are. That they are what they should be is seen from a few words of each
+array, in compiled code; where anything is not as usual, arrays are looked at one by one, and the first that is wrong
+is named.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastadam.device import Device, get_device
+from fastadam.kernels import rules
+from fastadam.optim.arrays import check_apart, check_array, check_like, check_names, check_writeable, memory_of
+from fastadam.optim.groups import ParamGroup
+
+
+class OwnLoop:
+    """The arrays of an optimiser.
+
+    params    {name: array}, of all groups
+    kept      {"m": {name: array}, ...}: what the rules keep of them
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup]):
+        self.groups = groups
+        self.params: dict[str, np.ndarray] = {}
+        self.kept: dict[str, dict[str, np.ndarray]] = {}
+        for group in groups:
+            self.params |= group["params"]
+        for name, p in self.params.items():
+            check_array(f"parameter {name!r}", p)
+            check_writeable(f"parameter {name!r}", p)
+        names = list(self.params)
+        memory_of(list(self.params.values()), lambda i: f"parameter {names[i]!r}")
+        for group in groups:
+            for key in rules.MOMENTS[group.rule]:
+                arrays = self.kept.setdefault(key, {})
+                arrays |= {name: np.zeros(p.shape, p.dtype) for name, p in group["params"].items()}
+        self._tables: list[Table] | None = None
+        self._device: Device | None = None
+        self._threads: int | None = None
+
+    def step(self, t: int, grads: Mapping[str, np.ndarray], threads: int | None) -> None:
+        """Step ``t`` = 1, 2, ... ValueError, before anything is changed, for what is not as it should be."""
+        numbers = [group.numbers(t) for group in self.groups]
+        device, tables = self._ready(threads)
+        if len(grads) != len(self.params) or not all(name in grads for name in self.params):
+            check_names("gradients do not match the parameters", grads, self.params)
+        given = [[grads[name] for name in table.names] for table in tables]
+        for table, arrays in zip(tables, given, strict=True):
+            table.find(arrays)
+        with device.running():
+            for table in tables:
+                table.update(np.array(numbers, table.dtype))
+
+    def _ready(self, threads: int | None) -> tuple[Device, "list[Table]"]:
+        if self._device is None or threads != self._threads:
+            self._device, self._threads = get_device("cpu", threads), threads
+        if self._tables is None:
+            self._tables = self._make_tables()
+        return self._device, self._tables
+
+    def _make_tables(self) -> "list[Table]":
+        members: dict[tuple[str, type], list[tuple[str, int]]] = {}
+        for number, group in enumerate(self.groups):
+            for name, p in group["params"].items():
+                members.setdefault((group.rule, p.dtype.type), []).append((name, number))
+        arrays = [*self.params.values(), *(array for kept in self.kept.values() for array in kept.values())]
+        memory = memory_of(arrays, str)
+        return [Table(rule, names, self.params, self.kept, memory) for (rule, _), names in members.items()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Addresses are those of this object's arrays: a copy finds its own."""
+        return {**self.__dict__, "_tables": None, "_device": None}
+
+
+class Table:
+    """The parameters that one call updates: those of one rule and of one type of number.
+
+    members   (name, number of the group) of each
+    memory    (begins, ends): all that the optimiser writes
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        members: Sequence[tuple[str, int]],
+        params: Mapping[str, np.ndarray],
+        kept: Mapping[str, Mapping[str, np.ndarray]],
+        memory: tuple[np.ndarray, np.ndarray],
+    ):
+        from fastadam.kernels.cpu import addresses, tables
+
+        self._addresses, self._tables = addresses, tables
+        self.names = [name for name, _ in members]
+        self.rule, self.dtype = rule, np.dtype(params[self.names[0]].dtype.type)
+        columns = [params, *(kept[key] for key in rules.MOMENTS[rule])]
+        self._own = [[column[name] for column in columns] for name in self.names]
+        self._shapes = [params[name].shape for name in self.names]
+        self._memory = memory
+
+        flat = [array for row in self._own for array in row]
+        self._table = np.zeros((len(members), len(columns) + 1), np.int64)
+        self._table[:, :-1] = np.array([array.ctypes.data for array in flat]).reshape(len(members), -1)
+        usual = addresses.CONTIGUOUS | addresses.ALIGNED
+        self._ids = np.array([id(array) for array in flat], np.int64)
+        self._own_expected, dimensions = addresses.expectations(flat, usual | addresses.WRITEABLE)
+        self._expected, _ = addresses.expectations([np.empty(0, self.dtype)] * len(members), usual)
+        self._expected[:, addresses.RANK] = self._own_expected[:: len(columns), addresses.RANK]
+        self._expected[:, addresses.FIRST] = self._own_expected[:: len(columns), addresses.FIRST]
+        self._dimensions = dimensions
+        self._bytes = np.array([row[0].nbytes for row in self._own], np.int64)
+        sizes = np.array([row[0].size for row in self._own], np.int64)
+        self._pieces, self._bounds = tables.cut(sizes, np.array([number for _, number in members], np.int64))
+
+    def find(self, grads: list[Any]) -> None:
+        """Note where the gradients are. ValueError for one that cannot be used, and for an array that has changed.
+
+        ``grads``, in the order of ``names``, has arrays in the place of NumPy's numbers afterwards; it must be kept
+        until the update is done.
+        """
+        if self._is_usual(grads):
+            return
+        for i, g in enumerate(grads):
+            if isinstance(g, np.generic):  # what NumPy makes of arrays of no dimension
+                grads[i] = np.asarray(g)
+        if not self._is_usual(grads):
+            self._find_one_by_one(grads)
+
+    def _is_usual(self, grads: Sequence[Any]) -> bool:
+        if not self._addresses.READABLE:
+            return False
+        ids = np.fromiter(map(id, grads), np.int64, len(grads))
+        return not self._addresses.check_arrays(
+            self._table, self._ids, self._own_expected, ids, self._expected, self._dimensions, self._bytes,
+            *self._memory,
+        )  # fmt: skip
+
+    def _find_one_by_one(self, grads: Sequence[Any]) -> None:
+        for i, (name, row, shape) in enumerate(zip(self.names, self._own, self._shapes, strict=True)):
+            for array, address in zip(row, self._table[i], strict=False):
+                flags = array.flags
+                usual = flags.c_contiguous and flags.aligned and flags.writeable
+                if (array.ctypes.data, array.shape, array.dtype) != (address, shape, self.dtype) or not usual:
+                    raise ValueError(
+                        f"parameter {name!r}, or what is kept of it, has been resized, given another shape or made "
+                        "read-only since the optimiser was made; make a new one"
+                    )
+            g, what = grads[i], f"gradient {name!r}"
+            check_like(what, g, row[0])
+            check_apart(what, g, g.ctypes.data, self._table[i, 0], self._memory)
+            self._table[i, -1] = g.ctypes.data
+
+    def update(self, h: np.ndarray) -> None:
+        """The step whose numbers, a row a group, these are."""
+        self._tables.update_table(self.rule, self._table, self._pieces, self._bounds, h)
