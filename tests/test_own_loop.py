@@ -141,6 +141,8 @@ def test_nothing_is_written_beside_the_arrays(dtype):
         assert (whole[free] == 12345).all()
         assert rest.tobytes() == untouched.tobytes()
         assert all((p != before[name]).all() for name, p in params.items())
+    optim.clip_grad_norm(grads, 0.1)
+    optim.clip_grad_value(grads, 1e-3)
     assert (rest[free] == 12345).all()
 
 
@@ -155,6 +157,7 @@ def test_a_step_copies_nothing():
     try:
         for _ in range(3):
             optimizer.step({"w": dw})
+        optim.clip_grad_norm({"w": dw}, 1.0)
         assert tracemalloc.get_traced_memory()[1] < 100_000  # an array has 8,000,000 bytes
     finally:
         tracemalloc.stop()
@@ -223,6 +226,7 @@ def test_without_a_known_layout_of_array_objects(monkeypatch):
     monkeypatch.setattr(addresses, "READABLE", False)
     optimizer = run(optim.Adam, long)
     same_bits(short, long)
+    assert optim.clip_grad_norm(drawn(0), 1.0) == pytest.approx(np.sqrt(sum(np.sum(a**2) for a in drawn(0).values())))
     long["vector"].resize((9000,), refcheck=False)
     with pytest.raises(ValueError, match="'vector'"):
         optimizer.step(drawn(1))
@@ -557,3 +561,63 @@ def test_states_that_do_not_fit(change, words):
     same_bits(optimizer.state_dict(), before)
     optimizer.step({"w": np.ones(2)})
     assert optimizer.moments["m"]["w"][0] != before["m/w"][0]
+
+
+# Clipping -------------------------------------------------------------------------------------------------
+
+
+def test_clipping_by_norm():
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-14)):
+        grads = drawn(0, dtype=dtype)
+        before = copied(grads)
+        norm = np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in before.values()))
+        assert optim.clip_grad_norm(grads, 2 * norm) == pytest.approx(norm, rel=1e-13)
+        same_bits(grads, before)
+        assert optim.clip_grad_norm(grads, 3.0) == pytest.approx(norm, rel=1e-13)
+        for name, g in grads.items():
+            np.testing.assert_allclose(g, before[name] * (3.0 / (norm + 1e-6)), rtol=tolerance)
+        assert optim.clip_grad_norm(grads, np.inf) == pytest.approx(3.0, rel=1e-6)
+    assert optim.clip_grad_norm({}, 1.0) == 0.0
+
+
+def test_clipping_equals_pytorchs():
+    torch = pytest.importorskip("torch")
+    for spoilt in (None, np.nan, np.inf):
+        grads = drawn(0, {"a": (3, 4), "b": (5,), "c": ()})
+        if spoilt is not None:
+            grads["b"][2] = spoilt
+        tensors = {name: torch.zeros(g.shape, requires_grad=True) for name, g in grads.items()}
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(grads[name])
+        want = torch.nn.utils.clip_grad_norm_(tensors.values(), 0.5)
+        np.testing.assert_allclose(optim.clip_grad_norm(grads, 0.5), want.item(), rtol=1e-6)
+        for name, g in grads.items():
+            np.testing.assert_allclose(g, tensors[name].grad.numpy(), rtol=2e-6)
+        torch.nn.utils.clip_grad_value_(tensors.values(), 0.1)
+        optim.clip_grad_value(grads, 0.1)
+        for name, g in grads.items():
+            np.testing.assert_allclose(g, tensors[name].grad.numpy(), rtol=2e-6)
+
+
+def test_clipping_numbers_and_mixtures():
+    grads = {"a": np.float64(3.0), "b": np.array([4.0], np.float32)}
+    assert optim.clip_grad_norm(grads, 1.0) == pytest.approx(5)
+    assert grads["a"] == pytest.approx(0.6)
+    assert grads["b"][0] == pytest.approx(0.8)
+    optim.clip_grad_value(grads, 0.7)
+    assert grads["a"] == pytest.approx(0.6)
+    assert grads["b"][0] == pytest.approx(0.7)
+
+
+def test_clipping_that_makes_no_sense():
+    whole = memory()
+    for clip in (optim.clip_grad_norm, optim.clip_grad_value):
+        for limit in (-1.0, np.nan):
+            with pytest.raises(ValueError, match="must be 0 or more"):
+                clip({"a": whole}, limit)
+        with pytest.raises(ValueError, match="gradient 'b' must be C-contiguous"):
+            clip({"a": whole, "b": TABLE.T}, 1.0)
+        with pytest.raises(ValueError, match="gradient 'b' is read-only"):
+            clip({"b": READ_ONLY}, 1.0)
+        with pytest.raises(ValueError, match="gradient 'a' and gradient 'b' share memory"):
+            clip({"a": whole, "b": whole[2:]}, 1.0)

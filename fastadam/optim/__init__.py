@@ -5,10 +5,13 @@
 
 Arguments mean what they mean in PyTorch. The formulas, with their papers, are in ``fastadam.kernels.rules``.
 The same classes, made without parameters, are the settings of a ``fastadam.Trainer``.
+
+    clip_grad_norm, clip_grad_value                    of the gradients of such a loop
 """
 
 from fastadam.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optim.base import Optimizer
+from fastadam.optim.clip import clip_grad_norm, clip_grad_value
 from fastadam.optim.sgd import SGD
 from fastadam.optim.variants import AdaBelief, AdaBound, Adan, Lion, Padam
 
@@ -31,4 +34,6 @@ __all__ = [
     "Optimizer",
     "Padam",
     "RAdam",
+    "clip_grad_norm",
+    "clip_grad_value",
 ]
