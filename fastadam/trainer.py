@@ -20,6 +20,7 @@ from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.planner import DECAYS
 from fastadam.schedule import GAMMA, MILESTONES, Schedule, ema_decay, milestone_steps
+from fastadam.setting import nearest
 
 BN_MOMENTUM = 0.1
 """Share of a batch in the running statistics, as in PyTorch."""
@@ -465,5 +466,6 @@ def _optimizer(optimizer: str | Optimizer, lr: float | None) -> Optimizer:
             raise ValueError("a trainer keeps parameters and moments itself; pass an optimiser made without parameters")
         return optimizer
     if optimizer not in OPTIMIZERS:
-        raise ConfigError(f"no optimizer is called {optimizer!r}; use one of {', '.join(OPTIMIZERS)}")
+        known, guess = ", ".join(OPTIMIZERS), nearest(str(optimizer), OPTIMIZERS)
+        raise ConfigError(f"no optimizer is called {optimizer!r}; use one of {known}{guess}")
     return OPTIMIZERS[optimizer](lr=lr)

@@ -7,12 +7,16 @@ Arguments mean what they mean in PyTorch. The formulas, with their papers, are i
 The same classes, made without parameters, are the settings of a ``fastadam.Trainer``.
 
     clip_grad_norm, clip_grad_value                    of the gradients of such a loop
+    minimize_adam                                      for SciPy: ``minimize(fun, x0, jac=True, method=minimize_adam)``
+    initialize_adam, update_parameters_with_adam       as a course has them: dicts of W1, b1, ... and dW1, db1, ...
 """
 
 from fastadam.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optim.base import Optimizer
 from fastadam.optim.clip import clip_grad_norm, clip_grad_value
+from fastadam.optim.minimize import minimize_adam
 from fastadam.optim.sgd import SGD
+from fastadam.optim.tutorial import initialize_adam, update_parameters_with_adam
 from fastadam.optim.variants import AdaBelief, AdaBound, Adan, Lion, Padam
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -36,4 +40,7 @@ __all__ = [
     "RAdam",
     "clip_grad_norm",
     "clip_grad_value",
+    "initialize_adam",
+    "minimize_adam",
+    "update_parameters_with_adam",
 ]
