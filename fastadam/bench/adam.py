@@ -1,4 +1,4 @@
-"""One update by Adam: many small tensors in one arena, a million parameters, ten million."""
+"""One update by Adam: many small tensors, a million parameters, ten million; in an arena, and in dicts of arrays."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -31,13 +31,23 @@ TOLERANCE = 1e-3  # of how far the parameters move: a few roundings of each
 Shapes = dict[str, Shape]
 
 
+IN_DICTS = ", dicts"
+"""What the names of sets end with that are arrays of their own, as ``Adam(...).step({...})`` takes them."""
+
+
 def sets_of_parameters() -> dict[str, Shapes]:
     """What is updated, by its name."""
-    return {
+    sets: dict[str, Shapes] = {
         "resnet20": models.graph_of("resnet20").trained(),
         "1M": {"p": (1_000_000,)},
         "10M": {"p": (10_000_000,)},
     }
+    return sets | {name + IN_DICTS: sets[name] for name in ("resnet20", "10M")}
+
+
+def is_for(name: str, device: str) -> bool:
+    """Whether a device can have this set: dicts are of NumPy arrays, which are the CPU's."""
+    return device == "cpu" or not name.endswith(IN_DICTS)
 
 
 def arrays_of(shapes: Shapes, seed: int) -> list[np.ndarray]:
@@ -88,6 +98,29 @@ class OurUpdate:
         self._device.synchronize()
 
 
+class OurDicts:
+    """The update of dicts of arrays, as a loop of somebody's own has it; made in a process of its own."""
+
+    def __init__(self, name: str, device: str, threads: int | None):
+        shapes = sets_of_parameters()[name]
+        self._params, self._grads = (dict(zip(shapes, arrays_of(shapes, seed), strict=True)) for seed in (0, 1))
+        self._optimizer = Adam(self._params, lr=LR)
+        self._optimizer.threads = threads
+
+    def run(self, steps: int) -> list[float]:
+        """Seconds of each of some updates, the checks of their gradients included."""
+        return [timed(self._step) for _ in range(steps)]
+
+    def begin(self) -> float:
+        """How far the first steps move the parameters."""
+        before = [p.copy() for p in self._params.values()]
+        self.run(FIRST)
+        return moved(before, list(self._params.values()))
+
+    def _step(self) -> None:
+        self._optimizer.step(self._grads)
+
+
 class TheirUpdate:
     """PyTorch's fused Adam on the same tensors; made in a process of its own."""
 
@@ -114,17 +147,15 @@ class TheirUpdate:
         self._place.synchronize()
 
 
-MAKE: dict[str, Callable[..., Any]] = {"fastadam": OurUpdate, "torch": TheirUpdate}
-"""The sides."""
-
-
 def bench_adam(name: str, device: str, threads: int, limits: Limits, budget: Budget, vs: str | None) -> dict[str, Any]:
     """The update of one of ``sets_of_parameters``, for JSON."""
     shapes = sets_of_parameters()[name]
     count = sum(int(np.prod(shape)) for shape in shapes.values())
+    ours = OurDicts if name.endswith(IN_DICTS) else OurUpdate
+    make: dict[str, Callable[..., Any]] = {"fastadam": ours, "torch": TheirUpdate}
     with ExitStack() as stack:
         sides = {
-            key: stack.enter_context(Child(who, MAKE[key], name, device, threads, peer=key != "fastadam"))
+            key: stack.enter_context(Child(who, make[key], name, device, threads, peer=key != "fastadam"))
             for key, who in side_names(vs).items()
         }
         check_moved({key: side.ask("begin") for key, side in sides.items()})

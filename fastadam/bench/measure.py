@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from fastadam import models
-from fastadam.bench.adam import bench_adam, sets_of_parameters
+from fastadam.bench.adam import bench_adam, is_for, sets_of_parameters
 from fastadam.bench.calls import bench_calls
 from fastadam.bench.children import Child
 from fastadam.bench.config import PARTS, BenchConfig
@@ -53,7 +53,7 @@ def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None)
     for part in filter(config.parts.__contains__, PARTS):
         if part == "adam":
             results[part] = []
-            for name in sets_of_parameters():
+            for name in filter(lambda name: is_for(name, device), sets_of_parameters()):
                 say(f"adam: {name} ...")
                 results[part].append(bench_adam(name, device, threads, limits, budget, vs))
         elif part == "kernels":
