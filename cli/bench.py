@@ -47,7 +47,8 @@ def command(ctx: click.Context, /, parts: tuple[str, ...], json: bool, quiet: bo
     loop or of a launch. Then all parts, or those named:
 
     \b
-      adam     one update of many small tensors, of 1 and of 10 million parameters; on the CPU also in dicts of arrays
+      adam     one update of many small tensors, of 1 and 10 million parameters;
+               on the CPU also of dicts of arrays
       kernels  every call of one training step: time, rates, share of the roof
       train    whole steps: time, images and operations a second, peak memory
       startup  from the start of a process to the end of its first step

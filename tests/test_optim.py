@@ -282,7 +282,7 @@ VALLEYS: dict[str, dict[str, Any]] = {
     "nadam": {"lr": 0.03},
     "radam": {"lr": 3e-3, "beta2": 0.99},  # its first steps are plain gradients, of more than 200
     "adabelief": {"lr": 0.1},
-    "adabound": {"lr": 0.01, "final_lr": 3e-3},
+    "adabound": {"lr": 0.02, "final_lr": 5e-3},
     "padam": {"lr": 0.05, "partial": 1 / 4},
     "adan": {"lr": 0.01},
     "lion": {"lr": 1e-3},

@@ -103,7 +103,7 @@ def test_dropout_keeps_the_mean(per):
     assert (alike == 1) is (per == "sample")
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("rule", peer.FUSED)
 def test_training_follows_ours(rule):
     """Losses of five steps, weight decay sparing biases and norms on both sides."""
     settings = {"sgd": {"momentum": 0.9, "nesterov": True}}.get(rule, {"eps": 1e-3, "beta1": 0.8})

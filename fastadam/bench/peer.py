@@ -267,13 +267,16 @@ class Training:
         self.network.load_state_dict(snapshot)
 
 
+FUSED = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+"""PyTorch's optimisers that have a fused update, by our names; the recipes have no others."""
+
+
 def make_optimizer(parameters: Any, name: str, **settings: float | bool) -> Any:
     """PyTorch's optimiser of that name, fused; settings by the names fastadam has for them."""
     given: dict[str, Any] = dict(settings)
     if name != "sgd":
         given["betas"] = (given.pop("beta1", 0.9), given.pop("beta2", 0.999))
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    return kinds[name](parameters, fused=True, **given)
+    return FUSED[name](parameters, fused=True, **given)
 
 
 class Pictures:
