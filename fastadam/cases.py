@@ -383,7 +383,7 @@ def hyper(nesterov: bool, grad_scale: float) -> Array:
         lr=1e-2, beta1=0.9, one_minus_beta1=0.1, beta2=0.999, one_minus_beta2=0.001, beta3=0.99, one_minus_beta3=0.01,
         eps=1e-8, weight_decay=0.1, decay=0.001, m_correction=1 / (1 - 0.9**3), v_correction=1 / (1 - 0.999**3),
         n_correction=1 / (1 - 0.99**3), g_correction=0.2, rectification=0.05, lower=0.001, upper=0.1, eighths=7.0,
-        later=1.0, momentum=0.9, one_minus_dampening=0.8, nesterov=float(nesterov), average=0.3, y_rate=-0.002,
+        later=1.0, momentum=0.9, one_minus_dampening=0.8, nesterov=float(nesterov),
         grad_scale=grad_scale,
     )  # fmt: skip
     second = numbers._replace(weight_decay=0.0, decay=0.0, lr=3e-3, rectification=0.0, unrectified=1.0, eighths=2.0)

@@ -155,7 +155,7 @@ class CpuDevice:
             raise DeviceError(f"{threads} threads were asked for; use 1 or more")
         numba = start_numba(threads or 1)
         self.threads = usable_threads(threads)
-        self._set_threads = numba.set_num_threads
+        self._get_threads, self._set_threads = numba.get_num_threads, numba.set_num_threads
         from fastadam.kernels import cpu
 
         self.ops: ModuleType = cpu
@@ -165,8 +165,12 @@ class CpuDevice:
     def running(self) -> Iterator[None]:
         """Run kernels inside, on this device's number of threads and alone: programs share memory and cores."""
         with _RUNNING:
+            before = self._get_threads()
             self._set_threads(self.threads)
-            yield
+            try:
+                yield
+            finally:
+                self._set_threads(before)
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """A new array that starts on a cache line, its content undefined."""

@@ -7,6 +7,7 @@ import numba
 import numpy as np
 import pytest
 
+from fastadam import optim
 from fastadam.device import get_device
 from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.parallel import parallel
@@ -41,6 +42,14 @@ def test_every_task_is_done_once_by_a_worker_there_is(threads, tasks):
     parallel(_count, tasks, done, workers)
     assert (done == 1).all()
     assert set(workers) <= set(range(threads))
+
+
+def test_an_inner_device_gives_the_threads_back():
+    """So an optimiser's step, on all cores, leaves a loop on one thread as it was."""
+    with get_device("cpu", 1).running():
+        w = np.ones(3, np.float32)
+        optim.SGD({"w": w}).step({"w": w.copy()})
+        assert numba.get_num_threads() == 1
 
 
 def test_other_types_are_other_code():

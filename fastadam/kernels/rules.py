@@ -55,8 +55,6 @@ class Hyper(NamedTuple):
     momentum: float = 0.0
     one_minus_dampening: float = 0.0
     nesterov: float = 0.0
-    average: float = 0.0
-    y_rate: float = 0.0
     grad_scale: float = 1.0
 
 

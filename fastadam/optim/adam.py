@@ -16,17 +16,17 @@ class Moments(Optimizer):
 
     def __init__(
         self,
-        params: Params | None,
-        lr: float | None,
-        beta1: float | None,
-        beta2: float | None,
-        eps: float | None,
-        weight_decay: float | None,
+        params: Params | None = None,
+        lr: float | None = None,
+        beta1: float | None = None,
+        beta2: float | None = None,
+        eps: float | None = None,
+        weight_decay: float | None = None,
     ):
-        super().__init__(params, lr, weight_decay)
         self.beta1 = fraction("beta1", self.default_beta1 if beta1 is None else beta1)
         self.beta2 = fraction("beta2", self.default_beta2 if beta2 is None else beta2)
         self.eps = positive("eps", self.default_eps if eps is None else eps)
+        super().__init__(params, lr, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
@@ -62,8 +62,8 @@ class Adam(Moments):
         weight_decay: float | None = None,
         amsgrad: bool = False,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
         self.amsgrad = bool(amsgrad)
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
 
     @property
     def rule(self) -> str:
@@ -87,17 +87,6 @@ class Adamax(Moments):
     name = "adamax"
     default_lr = 2e-3
 
-    def __init__(
-        self,
-        params: Params | None = None,
-        lr: float | None = None,
-        beta1: float | None = None,
-        beta2: float | None = None,
-        eps: float | None = None,
-        weight_decay: float | None = None,
-    ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
-
 
 class Decoupling(Moments):
     """What takes either kind of weight decay: L2 unless ``decoupled_weight_decay`` is true."""
@@ -112,8 +101,8 @@ class Decoupling(Moments):
         weight_decay: float | None = None,
         decoupled_weight_decay: bool = False,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
         self.decoupled = bool(decoupled_weight_decay)
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "decoupled_weight_decay": self.decoupled}
@@ -139,9 +128,9 @@ class NAdam(Decoupling):
         momentum_decay: float = 4e-3,
         decoupled_weight_decay: bool = False,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
         self.momentum_decay = not_negative("momentum_decay", momentum_decay)
         self._product = 0, 1.0  # of the momenta of the first so many steps
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "momentum_decay": self.momentum_decay}

@@ -1,8 +1,7 @@
 """What the optimisers share: parameters, settings, and the numbers a rule needs of one step."""
 
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -13,18 +12,6 @@ from fastadam.optim import state
 from fastadam.optim.checks import not_negative, positive
 from fastadam.optim.groups import ParamGroup, Params, groups_of
 from fastadam.optim.own_loop import OwnLoop
-
-
-def _completing(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that, where it is the outermost one, looks at the parameters when all settings are there."""
-
-    @functools.wraps(init)
-    def __init__(self: "Optimizer", *args: Any, **kws: Any) -> None:  # noqa: N807
-        init(self, *args, **kws)
-        if type(self).__init__ is __init__:
-            self._take_params()
-
-    return __init__
 
 
 class Optimizer(ABC):
@@ -39,6 +26,7 @@ class Optimizer(ABC):
 
     Settings may change between steps, ``optimizer.lr = ...``; those of one group in ``param_groups``.
     ``threads`` is the number of CPU threads that ``step`` uses, None for all cores; it makes no difference to the bits.
+    A subclass sets its own settings before it calls this constructor, which looks at the parameters with them.
     """
 
     name: ClassVar[str]
@@ -48,11 +36,6 @@ class Optimizer(ABC):
     threads: int | None = None
     _loop: OwnLoop | None = None
 
-    def __init_subclass__(cls) -> None:
-        if "__init__" in vars(cls):
-            cls.__init__ = _completing(cls.__init__)  # type: ignore[method-assign]
-
-    @_completing
     def __init__(
         self,
         params: Params | None = None,
@@ -64,10 +47,6 @@ class Optimizer(ABC):
             "weight_decay", self.default_weight_decay if weight_decay is None else weight_decay
         )
         self.t = 0
-        self._params = params
-
-    def _take_params(self) -> None:
-        params, self._params = self._params, None
         if params is not None:
             self._loop = OwnLoop(groups_of(self, params))
 

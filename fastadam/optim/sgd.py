@@ -23,11 +23,11 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float | None = None,
     ):
-        super().__init__(params, lr, weight_decay)
         self.momentum = not_negative("momentum", momentum)
         self.dampening, self.nesterov = finite("dampening", dampening), bool(nesterov)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("nesterov needs a momentum above 0 and no dampening")
+        super().__init__(params, lr, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         own = {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastadam.optim.base import Optimizer
 
 _SETTINGS, _INITIAL = "settings/", "initial_lr"
-_OWN = ("t", "lr", "_params", "_loop", "threads")
+_OWN = ("t", "lr", "_loop", "threads")
 """Attributes of an optimiser that no other settings bring along."""
 
 

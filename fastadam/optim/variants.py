@@ -35,8 +35,8 @@ class AdaBound(Decoupling):
         gamma: float = 1e-3,
         decoupled_weight_decay: bool = False,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
         self.final_lr, self.gamma = positive("final_lr", final_lr), positive("gamma", gamma)
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "final_lr": self.final_lr, "gamma": self.gamma}
@@ -69,10 +69,10 @@ class Padam(Decoupling):
         partial: float = 0.125,
         decoupled_weight_decay: bool = False,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
         if partial * 16 not in range(1, 9):
             raise ValueError(f"partial must be a multiple of 1/16 from 1/16 to 1/2, it is {partial}")
         self.partial = float(partial)
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "partial": self.partial}
@@ -103,8 +103,8 @@ class Adan(Moments):
         eps: float | None = None,
         weight_decay: float | None = None,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
         self.beta3 = fraction("beta3", self.default_beta3 if beta3 is None else beta3)
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "beta3": self.beta3}
@@ -138,9 +138,9 @@ class Lion(Optimizer):
         beta2: float | None = None,
         weight_decay: float | None = None,
     ):
-        super().__init__(params, lr, weight_decay)
         self.beta1 = fraction("beta1", self.default_beta1 if beta1 is None else beta1)
         self.beta2 = fraction("beta2", self.default_beta2 if beta2 is None else beta2)
+        super().__init__(params, lr, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "beta1": self.beta1, "beta2": self.beta2}
