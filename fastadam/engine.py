@@ -52,7 +52,7 @@ def make_plan(graph: Graph, mode: str, batch: int, feed: Feed, **settings: Any) 
 class Engine:
     """Makes, keeps and runs programs. They run one at a time, so they share the largest one's memory.
 
-    arenas   by the names plans have for them; an "EMA" has its running statistics in "EMA.STATE"
+    arenas   by the names plans have for them; an "AVERAGE" of parameters has its running statistics in "AVERAGE.STATE"
     """
 
     def __init__(self, graph: Graph, device: Device, arenas: Mapping[str, Arena], mean: Any, std: Any):
@@ -136,7 +136,7 @@ class Engine:
         """
         if not self.graph.state():
             return
-        self.arenas["EMA.STATE"].flat[:] = 0  # so that the same comes out whatever was there
+        self.arenas["AVERAGE.STATE"].flat[:] = 0  # so that the same comes out whatever was there
         seen = 0
         for start in range(0, len(index), batch_size):
             between()
@@ -158,7 +158,7 @@ class Engine:
             with self._room_for("parameters and settings", "a smaller net"):
                 arenas = {name: arena.on(device) for name, arena in self.arenas.items()}
                 if averaged:
-                    arenas |= {"PARAM": arenas["EMA"], "STATE": arenas["EMA.STATE"]}
+                    arenas |= {"PARAM": arenas["AVERAGE"], "STATE": arenas["AVERAGE.STATE"]}
                 self._programs[key] = Program(
                     plan, device.ops, arenas, device.empty, device.write, memory=self._block, inputs=inputs
                 )

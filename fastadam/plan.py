@@ -43,7 +43,7 @@ class Plan:
     part           None: a whole step. "first", "next", "last": one micro-batch of a step; gradients add
                    up in the arena SUM, and only the last has an update.
     filter_lanes   the most lanes in which the gradient of a filter is kept; with 1, its op adds up itself.
-    ema            whether the arena EMA follows the parameters after the update, by INPUT share.
+    ema            whether the arena AVERAGE follows the parameters after the update, by INPUT share.
 
     ``loss`` (2,) is the sum over the batch of loss * loss_scale, and the number right.
 
@@ -133,14 +133,14 @@ class Plan:
     def arena_bytes(self) -> dict[str, int]:
         """{arena: bytes} of the arenas the plan is to be bound to; all but states are laid out alike.
 
-        With an EMA, EMA.STATE too: the running statistics that inference with the averaged weights needs.
+        With an EMA, AVERAGE.STATE too: the running statistics that inference with the averaged weights needs.
         """
         names = ["PARAM"]
         if self.mode == "train":
             names += ["GRAD", *MOMENTS.get(self.update or "", ())]
-            names += ["SUM"] * bool(self.part) + ["EMA"] * self.ema
+            names += ["SUM"] * bool(self.part) + ["AVERAGE"] * self.ema
         trained, state = (4 * segment_table(shapes)[1] for shapes in (self.graph.trained(), self.graph.state()))
-        return {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["EMA.STATE"] * self.ema, state)}
+        return {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["AVERAGE.STATE"] * self.ema, state)}
 
     def table(self) -> list[LayerRow]:
         """A row for each graph node; shapes have the batch, parameters are those trained."""

@@ -408,7 +408,7 @@ class Planner:
         runs = Slot("groups", (len(groups), 3), "CONST", "int64")
         self._call(f"{rule}_update", [self._flat(name) for name in ("PARAM", *MOMENTS[rule])], [gradient, h, runs])
         if ema:
-            self._call("ema_update", [self._flat("EMA")], [self._flat("PARAM"), Slot("share", (1,), "INPUT")])
+            self._call("ema_update", [self._flat("AVERAGE")], [self._flat("PARAM"), Slot("share", (1,), "INPUT")])
 
     def _flat(self, name: str) -> Slot:
         return Slot(name, (segment_table(self.graph.trained())[1],), "FLAT")

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastadam.arena import Arena
 from fastadam.augment import Augment
+from fastadam.averages import Average, Ema
 from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
@@ -19,7 +20,7 @@ from fastadam.errors import ConfigError, DivergedError
 from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.planner import DECAYS
-from fastadam.schedule import GAMMA, MILESTONES, Schedule, ema_decay, milestone_steps
+from fastadam.schedule import GAMMA, MILESTONES, Schedule, milestone_steps
 from fastadam.setting import nearest
 
 BN_MOMENTUM = 0.1
@@ -107,7 +108,7 @@ class Trainer:
         precision: str = "float32",
     ):
         self.model, self.batch_size, self.seed = model, _count("batch_size", batch_size), seed
-        self.accumulate, self.ema_decay = _count("accumulate", accumulate), ema
+        self.accumulate = _count("accumulate", accumulate)
         self.optimizer = _optimizer(optimizer, lr)
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
         self.milestones, self.gamma = tuple(milestones), gamma
@@ -116,8 +117,6 @@ class Trainer:
             raise ValueError(f"warmup must not be negative, it is {warmup}")
         if not 0 < gamma <= 1:
             raise ValueError(f"gamma must be above 0 and at most 1, it is {gamma}")
-        if ema is not None and not 0 < ema < 1:
-            raise ValueError(f"ema must be above 0 and below 1, it is {ema}")
         if decay not in DECAYS:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, it is {decay!r}")
         if not 0 <= label_smoothing < 1:
@@ -128,11 +127,7 @@ class Trainer:
         self._gradients = {"GRAD": Arena(model.graph.trained())}
         if accumulate > 1:
             self._gradients["SUM"] = Arena(model.graph.trained())
-        self.average: dict[str, Arena] = {}
-        if ema is not None:
-            self.average = {"EMA": Arena(model.graph.trained()), "EMA.STATE": Arena(model.graph.state())}
-            self.average["EMA"].flat[:] = model.parameters.flat
-            self.average["EMA.STATE"].flat[:] = model.state.flat
+        self.average: Average | None = None if ema is None else Ema(model, self.device, ema)
         self._engine: Engine | None = None
         self.t = self.epochs = 0
 
@@ -174,24 +169,32 @@ class Trainer:
     ) -> tuple[float, int]:
         """One step on ``count`` micro-batches (feed, index, epoch of the key) of ``total`` images in all."""
         loss, right, t = 0.0, 0, self.t + 1
+        if self.t == 0:  # the model may have been given other weights since the trainer was made
+            self._begin()
+        share = self.average.share(t) if self.average else 0.0
         for part, (feed, index, epoch) in zip(parts_of(count), batches, strict=True):
             loss_of_part, right_of_part = self.engine().run(
                 "train", feed, index, key=(self.seed, epoch), momentum=BN_MOMENTUM, total=total,
-                hyper=self.optimizer.decay_rows(t, lr), share=1 - ema_decay(self.ema_decay or 0.0, t),
+                hyper=self.optimizer.decay_rows(t, lr), share=share,
                 **self.settings_for(feed, part),
             )["loss"]  # fmt: skip
             loss, right = loss + float(loss_of_part), right + int(right_of_part)
         self.t = t
         return loss, right
 
-    def ema_state_dict(self) -> dict[str, np.ndarray]:
+    def _begin(self) -> None:
+        """What starts as the parameters does so, before the first step."""
+        if self.average:
+            self.average.begin()
+
+    def averaged_state_dict(self) -> dict[str, np.ndarray]:
         """The averaged weights, with the running statistics they were validated with: for ``load_state_dict``.
 
-        Copies, in names and layouts as the model's ``state_dict``. ValueError without ``ema``.
+        Copies, in names and layouts as the model's ``state_dict``. ValueError without an average.
         """
         if not self.average:
             raise ValueError("this trainer keeps no average of the weights; make it with ema=0.999, say")
-        return self.model.to_public(self.average["EMA"].views | self.average["EMA.STATE"].views)
+        return self.model.to_public(self.average.weights.views | self.average.state.views)
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> Evaluation:
         """Loss and accuracy with running statistics and no augmentation; arguments as ``step``."""
@@ -212,7 +215,7 @@ class Trainer:
         if self._engine is None or self._engine.mean is not self.model.mean:
             model = self.model
             arenas = {"PARAM": model.parameters, "STATE": model.state}
-            arenas |= self._gradients | self.moments | self.average
+            arenas |= self._gradients | self.moments | (self.average.arenas if self.average else {})
             self._engine = Engine(model.graph, self.device, arenas, model.mean, model.std)
         return self._engine
 
@@ -334,7 +337,7 @@ class Fit:
         """
         begun, at = time.perf_counter(), self.cursor
         self.check_finite()
-        engine, size, averaged = self.trainer.engine(), self.trainer.batch_size, bool(self.trainer.average)
+        engine, size, averaged = self.trainer.engine(), self.trainer.batch_size, self.trainer.average is not None
         if averaged:
             engine.restate(self.feed, statistics_images(self.train, self.trainer.seed), size, between)
         val = Evaluation(math.nan, math.nan)
@@ -363,7 +366,7 @@ class Fit:
         """DivergedError if something a checkpoint would hold is not finite: that must not be written."""
         model = self.trainer.model
         arenas = {"parameters": model.parameters, "running statistics": model.state, **self.trainer.moments}
-        arenas |= self.trainer.average
+        arenas |= self.trainer.average.arenas if self.trainer.average else {}
         for what, arena in arenas.items():
             if not np.isfinite(arena.flat).all():
                 raise DivergedError(f"{what} are not finite after step {self.cursor.step}")
@@ -385,8 +388,9 @@ class Fit:
         """What a checkpoint holds beside the model: (prefix of its names, arena)."""
         for moment, arena in self.trainer.moments.items():
             yield f"optimizer/{moment.lower()}/", arena
-        for arena in self.trainer.average.values():
-            yield "ema/", arena
+        if self.trainer.average:
+            for arena in self.trainer.average.arenas.values():
+                yield f"{self.trainer.average.name}/", arena
 
     def metadata(self) -> dict[str, Any]:
         """Where training stands, as JSON."""

@@ -139,15 +139,15 @@ class _Run:
 
     def save_best(self) -> None:
         """The best checkpoint: the weights that were validated last, averaged ones if there are such."""
-        averaged = bool(self.trainer.average)
+        average = self.trainer.average
         metadata = {
             **self.model.metadata(),
             "step": self.best.step,
             "epoch": self.best.epoch,
             "val_accuracy": self.best.val_accuracy,
-            "weights": "ema" if averaged else "raw",
+            "weights": average.name if average else "raw",
         }
-        tensors = self.trainer.ema_state_dict() if averaged else self.model.state_dict()
+        tensors = self.trainer.averaged_state_dict() if average else self.model.state_dict()
         checkpoint.save(self.folder.best, tensors, metadata)
 
     def restore(self) -> None:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small import course, norm_model, small_model
+from small import course, norm_model, small_data, small_model
 
 from fastadam.interpret import interpret
 from fastadam.trainer import Fit, Trainer, statistics_images
@@ -13,7 +13,7 @@ from fastadam.trainer import Fit, Trainer, statistics_images
 def test_the_average_is_that_of_the_steps():
     """Every parameter follows the recursion in float64; before the first step it is the parameter itself."""
     fit = course(norm_model(), ema=0.7)
-    model, average = fit.trainer.model, fit.trainer.average["EMA"]
+    model, average = fit.trainer.model, fit.trainer.average.weights
     want = model.parameters.flat.astype(np.float64)
     assert np.array_equal(average.flat, model.parameters.flat)
     steps = 0
@@ -39,7 +39,7 @@ def test_statistics_of_the_average_are_those_over_the_training_images():
     model, average = fit.trainer.model, fit.trainer.average
     assert np.array_equal(raw, model.state.flat)
     x = (fit.feed.images.transpose(0, 2, 3, 1) / 255 - model.mean) / model.std
-    params = {name: view.astype(np.float64) for name, view in average["EMA"].views.items()}
+    params = {name: view.astype(np.float64) for name, view in average.weights.views.items()}
     state = {name: np.zeros(view.shape) for name, view in model.state.views.items()}
     order, seen = statistics_images(fit.train, 0), 0
     for start in range(0, 80, 24):  # the last batch has 8 images
@@ -47,14 +47,14 @@ def test_statistics_of_the_average_are_those_over_the_training_images():
         seen += len(part)
         momentum = len(part) / seen
         state = interpret(model.graph, params, state, x[part], fit.feed.labels[part], momentum=momentum).state
-    for name, view in average["EMA.STATE"].views.items():
+    for name, view in average.state.views.items():
         np.testing.assert_allclose(view, state[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    restated = average["EMA.STATE"].flat.copy()
-    average["EMA.STATE"].flat[:] = np.nan  # whatever an interrupted pass may leave
+    restated = average.state.flat.copy()
+    average.state.flat[:] = np.nan  # whatever an interrupted pass may leave
     fit.trainer.engine().restate(fit.feed, order, 24)
-    assert np.array_equal(average["EMA.STATE"].flat, restated)
+    assert np.array_equal(average.state.flat, restated)
     averaged = norm_model()
-    averaged.load_state_dict(fit.trainer.ema_state_dict())
+    averaged.load_state_dict(fit.trainer.averaged_state_dict())
     averaged.set_normalization(model.mean, model.std)
     right = averaged.predict(fit.feed.images[fit.val]) == fit.feed.labels[fit.val]
     assert record.val_accuracy == right.mean()
@@ -62,9 +62,9 @@ def test_statistics_of_the_average_are_those_over_the_training_images():
 
 def test_without_an_average_there_is_none():
     trainer = Trainer(small_model())
-    assert trainer.average == {}
+    assert trainer.average is None
     with pytest.raises(ValueError, match="keeps no average"):
-        trainer.ema_state_dict()
+        trainer.averaged_state_dict()
     for wrong in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="ema must be"):
             Trainer(small_model(), ema=wrong)
@@ -118,3 +118,13 @@ def test_a_course_gone_on_with_has_the_same_bits_with_everything_on(stop):
             fit.end_epoch()
     assert bits(fit) == bits(whole)
     assert fit.cursor == whole.cursor
+
+
+def test_an_average_begins_with_the_weights_of_the_first_step():
+    """Whatever the model held when the trainer was made."""
+    images, labels = small_data(8)
+    model, other = small_model(), small_model(1)
+    trainer = Trainer(model, "sgd", lr=1e-30, ema=0.5)
+    model.load_state_dict(other.state_dict())
+    trainer.step(images, labels)
+    np.testing.assert_array_equal(trainer.average.weights.flat, other.parameters.flat)

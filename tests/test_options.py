@@ -146,8 +146,8 @@ def test_the_plan_counts_what_the_options_take(folder):
     plain = training.describe_plan(everything(folder, ema=None, accumulate=1))
     full = training.describe_plan(everything(folder))
     arenas = full.step.arena_bytes
-    average = arenas["EMA"] + arenas["EMA.STATE"]
-    assert arenas.keys() - plain.step.arena_bytes.keys() == {"SUM", "EMA", "EMA.STATE"}
+    average = arenas["AVERAGE"] + arenas["AVERAGE.STATE"]
+    assert arenas.keys() - plain.step.arena_bytes.keys() == {"SUM", "AVERAGE", "AVERAGE.STATE"}
     assert full.total_bytes - plain.total_bytes == arenas["SUM"] + (1 + COPIES) * average
     assert full.step.table() == plain.step.table()
     assert sum(row.arena_bytes for row in full.layers) == sum(arenas.values())

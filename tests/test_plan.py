@@ -328,7 +328,7 @@ def test_update_calls(update, clip, ops, arenas):
             "last",
             {"update": "sgd", "clip_norm": 1.0, "ema": True},
             ["accumulate", "norm_lanes", "clip_factor", "sgd_update", "ema_update"],
-            {"SUM", "M", "EMA", "EMA.STATE"},
+            {"SUM", "M", "AVERAGE", "AVERAGE.STATE"},
         ),
     ],
 )
