@@ -36,6 +36,9 @@ class Average:
         """Of the new weights in what every update does to the average, at step ``t`` = 1, 2, ..."""
         return 0.0
 
+    def settle(self) -> None:
+        """Bring the weights up to the last step, if not every step does: before they are read."""
+
 
 class Ema(Average):
     """An exponential moving average: part of every update, by a share of the new weights.
@@ -53,3 +56,22 @@ class Ema(Average):
 
     def share(self, t: int) -> float:
         return 1 - ema_decay(self.decay, t)
+
+
+class Extrapolated(Average):
+    """The averaged weights x of schedule-free training, found where they are asked for: on the line through y and z.
+
+    z            arena of what the rule keeps beside the parameters, its y
+    to_average   where x lies on the line, 0 being y and 1 being z
+    """
+
+    name = "schedulefree"
+
+    def __init__(self, model: Model, device: Device, z: Arena, to_average: float):
+        self._z, self._to_average = z, to_average
+        super().__init__(model, device)
+
+    def settle(self) -> None:
+        with self.device.running():
+            x, y, z = (arena.on(self.device).flat for arena in (self.weights, self.model.parameters, self._z))
+            self.device.ops.interpolate(x, y, z, self._to_average)

@@ -16,7 +16,7 @@ from fastadam.augment import AUGMENTATIONS, CROP_PIXELS, CUTOUT_PIXELS
 from fastadam.errors import ConfigError
 from fastadam.kernels import PRECISIONS
 from fastadam.recipes import WITH_OPTIMIZER, WITH_SCHEDULE, recipe_of
-from fastadam.schedule import GAMMA, MILESTONES, SCHEDULES
+from fastadam.schedule import GAMMA, MILESTONES, SCHEDULES, average_kind, check_schedule
 from fastadam.setting import Kind, Setting, nearest, shown
 
 MODELS = ("mlp", "cnn", "vgg", "resnet20", "resnet32", "resnet44", "resnet56", "resnet50")
@@ -40,6 +40,7 @@ OPTIMIZER_SETTINGS = {
     "padam": _MOMENTS,
     "adan": ("beta1", "beta2", "beta3", "eps"),
     "lion": ("beta1", "beta2"),
+    "schedulefree": _MOMENTS,
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
 
@@ -122,7 +123,7 @@ class TrainConfig:
         low=0,
         low_open=True,
         default_text=f"{RECIPE}; with another optimizer 0.001, 0.002 for adamax and nadam, 0.0001 for lion, 0.1 for "
-        "sgd and padam",
+        "sgd and padam, 0.0025 for schedulefree",
     )
     beta1: float | None = _number(
         None, "Decay of the mean of gradients.", low=0, high=1, high_open=True, default_text="0.9, and 0.98 for adan"
@@ -142,8 +143,8 @@ class TrainConfig:
     amsgrad: bool = _setting(False, "flag", "", "Divide by the largest mean of squares so far (adam, adamw).")
     weight_decay: float | None = _number(
         None,
-        "Pull of the weights towards zero: beside the gradient for adamw, adan and lion, within it for the others. "
-        "Biases and the parameters of batch norms are spared.",
+        "Pull of the weights towards zero: beside the gradient for adamw, adan, lion and schedulefree, within it for "
+        "the others. Biases and the parameters of batch norms are spared.",
         low=0,
         default_text=f"{RECIPE}; with another optimizer 0, and 0.01 for adamw",
     )
@@ -151,7 +152,9 @@ class TrainConfig:
         None, "Momentum of sgd.", low=0, high=1, high_open=True, default_text=f"{RECIPE}; 0 if it has none"
     )
     nesterov: bool = _setting(False, "flag", "", "Use Nesterov's momentum (sgd).")
-    schedule: str | None = _choice(None, SCHEDULES, "Course of the learning rate.", default_text=RECIPE)
+    schedule: str | None = _choice(
+        None, SCHEDULES, "Course of the learning rate.", default_text=f"{RECIPE}; constant for schedulefree"
+    )
     milestones: tuple[float, ...] | None = _setting(
         None,
         "numbers",
@@ -267,6 +270,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} has no meaning for optimizer {optimizer}, which takes {', '.join(own)}")
         if self.nesterov and not chosen["momentum"]:
             raise ConfigError("nesterov needs a momentum above 0; give momentum too")
+        check_schedule(optimizer, schedule)
+        average_kind(optimizer, ema=self.ema)
         for name in ("milestones", "gamma"):
             if schedule != "step" and self._asks_for(name):
                 raise ConfigError(f"{name} has no meaning for schedule {schedule}; it is the schedule step's")
@@ -281,6 +286,8 @@ class TrainConfig:
         recipe = recipe_of(self.model).settings
         values = {name: getattr(self, name) for name in _FIELDS}
         foreign = {"epochs"} if self.steps is not None else set()
+        if values["optimizer"] == "schedulefree" and values["schedule"] is None:
+            values["schedule"] = "constant"
         for choice, names in (("optimizer", WITH_OPTIMIZER), ("schedule", WITH_SCHEDULE)):
             if values[choice] not in (None, recipe[choice]):
                 foreign.update(names)

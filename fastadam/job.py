@@ -91,14 +91,15 @@ class Job:
         """The plans of every batch size of training, validation and test; a whole training step's comes first."""
         config, batch = self.config, self.config.batch_size
         graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
-        names = ("optimizer", "augment", "label_smoothing", "clip_norm", "ema")
+        names = ("augment", "label_smoothing", "clip_norm", "ema")
         lanes = self.device.filter_lanes
-        settings = training_settings(**{name: getattr(config, name) for name in names}, decay=DECAY)
+        given = {name: getattr(config, name) for name in names}
+        settings = training_settings(_optimizer(config).rule, **given, decay=DECAY)
         plans = [
             make_plan(graph, "train", size, self.feed, filter_lanes=lanes, **plan_settings(settings, part))
             for part, size in _parts(len(self.train), batch, config.accumulate)
         ]
-        if config.ema is not None and graph.state():
+        if settings["average"] and graph.state():
             sizes = _sizes(min(len(self.train), STATISTICS_IMAGES), batch)
             plans += [make_plan(graph, "stats", size, self.feed) for size in sizes]
         tested = {size for index in (self.val, self.test) for size in _sizes(len(index), batch)}

@@ -178,8 +178,21 @@ def sgd(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Arra
     return p - s["lr"] * (g + s["momentum"] * kept["m"] if s["nesterov"] else kept["m"])
 
 
+def schedulefree(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Array:
+    """Defazio et al. 2024, Algorithm 1 for AdamW: y, where the gradient was taken, x and z, each by its formula."""
+    x, z = kept.get("x", p), kept.get("z", p)
+    rate = s["lr"] * min(1, t / max(1, s["warmup_steps"]))
+    kept["v"] = s["beta2"] * kept.get("v", 0 * g) + (1 - s["beta2"]) * g**2
+    step = g / (np.sqrt(kept["v"] / (1 - s["beta2"] ** t)) + s["eps"])
+    kept["z"] = z - rate * step - rate * s["weight_decay"] * p
+    kept["weights"] = kept.get("weights", np.zeros(())) + rate**2
+    c = rate**2 / kept["weights"]
+    kept["x"] = (1 - c) * x + c * kept["z"]
+    return (1 - s["beta1"]) * kept["z"] + s["beta1"] * kept["x"]
+
+
 ORACLES: dict[str, Oracle] = {
     oracle.__name__: oracle
-    for oracle in (adam, adamw, sgd, adamax, nadam, radam, adabelief, adabound, padam, adan, lion)
+    for oracle in (adam, adamw, sgd, adamax, nadam, radam, adabelief, adabound, padam, adan, lion, schedulefree)
 }
 """By the name the optimiser has in ``fastadam.optim.OPTIMIZERS``."""

@@ -44,6 +44,7 @@ class Plan:
                    up in the arena SUM, and only the last has an update.
     filter_lanes   the most lanes in which the gradient of a filter is kept; with 1, its op adds up itself.
     ema            whether the arena AVERAGE follows the parameters after the update, by INPUT share.
+    average        whether there is an arena AVERAGE at all, for an average of any kind.
 
     ``loss`` (2,) is the sum over the batch of loss * loss_scale, and the number right.
 
@@ -69,13 +70,14 @@ class Plan:
         decay: str = "weights",
         part: str | None = None,
         ema: bool = False,
+        average: bool = False,
         filter_lanes: int = MOST_LANES,
     ) -> None:
         count = batch if image_count is None else image_count
         _check_settings(batch, mode, source, count, augment, smoothing)
         _check_update(mode, update, clip_norm, decay, part, ema)
         self.graph, self.batch, self.mode, self.update = graph, batch, mode, update
-        self.part, self.ema = part, ema
+        self.part, self.average = part, average or ema
         self.groups = decay_groups(graph, decay) if update else ()
         planner = Planner(
             graph, batch, training=mode != "infer", source=source, image_count=count,
@@ -133,14 +135,14 @@ class Plan:
     def arena_bytes(self) -> dict[str, int]:
         """{arena: bytes} of the arenas the plan is to be bound to; all but states are laid out alike.
 
-        With an EMA, AVERAGE.STATE too: the running statistics that inference with the averaged weights needs.
+        With an average, AVERAGE.STATE too: the running statistics that inference with the averaged weights needs.
         """
         names = ["PARAM"]
         if self.mode == "train":
             names += ["GRAD", *MOMENTS.get(self.update or "", ())]
-            names += ["SUM"] * bool(self.part) + ["AVERAGE"] * self.ema
+            names += ["SUM"] * bool(self.part) + ["AVERAGE"] * self.average
         trained, state = (4 * segment_table(shapes)[1] for shapes in (self.graph.trained(), self.graph.state()))
-        return {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["AVERAGE.STATE"] * self.ema, state)}
+        return {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["AVERAGE.STATE"] * self.average, state)}
 
     def table(self) -> list[LayerRow]:
         """A row for each graph node; shapes have the batch, parameters are those trained."""

@@ -439,6 +439,7 @@ adabound_update = _by_element(rules.adabound)
 padam_update = _by_element(rules.padam)
 adan_update = _by_element(rules.adan)
 lion_update = _by_element(rules.lion)
+schedulefree_update = _by_element(rules.schedulefree)
 
 
 def sgd_update(p: Array, m: Array, g: Array, h: Array, groups: Array) -> None:
@@ -457,3 +458,8 @@ def ema_update(ema: Array, p: Array, share: Array) -> None:
 def accumulate(y: Array, x: Array) -> None:
     """y + x."""
     y += x
+
+
+def interpolate(y: Array, a: Array, b: Array, share: float) -> None:
+    """(1 - share) * a + share * b."""
+    y[...] = (1 - share) * a + share * b

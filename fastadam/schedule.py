@@ -70,6 +70,29 @@ def milestone_steps(milestones: Sequence[float], total: int, steps_per_epoch: in
     return tuple(round(m * (total if m < 1 else steps_per_epoch)) for m in milestones)
 
 
+def average_kind(optimizer: str, **asked: float | None) -> str | None:
+    """The average of the weights that these settings keep: the name of the one that is not None, if any is.
+
+    ``optimizer`` keeps one itself, if that is schedulefree. ConfigError where there would be two.
+    """
+    kinds = ["schedulefree"] if optimizer == "schedulefree" else []
+    kinds += [name for name, value in asked.items() if value is not None]
+    if len(kinds) < 2:
+        return kinds[0] if kinds else None
+    if kinds[0] == "schedulefree":
+        raise ConfigError(f"{kinds[1]} has no meaning for optimizer schedulefree, which averages the weights itself")
+    raise ConfigError(f"{kinds[0]} and {kinds[1]} each keep an average of the weights; give one of them")
+
+
+def check_schedule(optimizer: str, schedule: str) -> None:
+    """ConfigError for a schedule of the rate where the optimiser's average stands in for one."""
+    if optimizer == "schedulefree" and schedule != "constant":
+        raise ConfigError(
+            f"schedule {schedule} has no meaning for optimizer schedulefree, whose rate is constant after the warmup; "
+            "give schedule constant or none"
+        )
+
+
 def ema_decay(decay: float, step: int) -> float:
     """How much an average of weights keeps of itself at step 1, 2, ...: less at first, when all are still bad.
 

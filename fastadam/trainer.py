@@ -1,5 +1,6 @@
 """Training: one step at a time, or epochs over a data set. No files, no terminal: that is ``training.py``."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,17 +11,18 @@ import numpy as np
 
 from fastadam.arena import Arena
 from fastadam.augment import Augment
-from fastadam.averages import Average, Ema
+from fastadam.averages import Average, Ema, Extrapolated
 from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
 from fastadam.draws import keys
 from fastadam.engine import Engine, Evaluation, Feed
 from fastadam.errors import ConfigError, DivergedError
+from fastadam.kernels import rules
 from fastadam.model import Model, check_images, check_labels
-from fastadam.optim import OPTIMIZERS, Optimizer
+from fastadam.optim import OPTIMIZERS, Optimizer, ScheduleFree
 from fastadam.planner import DECAYS
-from fastadam.schedule import GAMMA, MILESTONES, Schedule, milestone_steps
+from fastadam.schedule import GAMMA, MILESTONES, Schedule, average_kind, check_schedule, milestone_steps
 from fastadam.setting import nearest
 
 BN_MOMENTUM = 0.1
@@ -121,15 +123,21 @@ class Trainer:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, it is {decay!r}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
+        check_schedule(self.optimizer.name, schedule)
         self.settings = training_settings(self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema)
         self.device = get_device(device, threads, precision)
         self.moments = {name.upper(): Arena(model.graph.trained()) for name in self.optimizer.moment_names}
         self._gradients = {"GRAD": Arena(model.graph.trained())}
         if accumulate > 1:
             self._gradients["SUM"] = Arena(model.graph.trained())
-        self.average: Average | None = None if ema is None else Ema(model, self.device, ema)
+        self.average: Average | None = None
+        if isinstance(self.optimizer, ScheduleFree):
+            self.average = Extrapolated(model, self.device, self.moments["Z"], self.optimizer.to_average)
+        elif ema is not None:
+            self.average = Ema(model, self.device, ema)
         self._engine: Engine | None = None
         self.t = self.epochs = 0
+        self._begin()
 
     # One step -------------------------------------------------------------------------------------------
 
@@ -184,6 +192,8 @@ class Trainer:
 
     def _begin(self) -> None:
         """What starts as the parameters does so, before the first step."""
+        for moment in rules.BEGIN_AS_PARAMETERS.get(self.optimizer.rule, ()):
+            self.moments[moment.upper()].flat[:] = self.model.parameters.flat
         if self.average:
             self.average.begin()
 
@@ -194,18 +204,28 @@ class Trainer:
         """
         if not self.average:
             raise ValueError("this trainer keeps no average of the weights; make it with ema=0.999, say")
+        self.average.settle()
         return self.model.to_public(self.average.weights.views | self.average.state.views)
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> Evaluation:
-        """Loss and accuracy with running statistics and no augmentation; arguments as ``step``."""
+        """Loss and accuracy with running statistics and no augmentation; arguments as ``step``.
+
+        Of the averaged weights, if there are such, with the statistics that ``fit`` made for them; before it has, with
+        the model's own.
+        """
         images = check_images(images, self.model.graph)
         labels = check_labels(labels, len(images), self.model.graph)
-        parts = []
+        parts, averaged = [], self.average is not None
+        if self.average:
+            self.average.settle()
+            if not self.epochs:
+                self.average.state.flat[:] = self.model.state.flat
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
             count = len(labels[part])
             with self.device.running():
-                one = self.engine().evaluate(self.engine().room(images[part], labels[part]), np.arange(count), count)
+                room = self.engine().room(images[part], labels[part])
+                one = self.engine().evaluate(room, np.arange(count), count, averaged=averaged)
             parts.append((one.loss * count, one.accuracy * count))
         loss, right = np.sum(parts, 0) / len(images)
         return Evaluation(float(loss), float(right))
@@ -291,9 +311,11 @@ class Fit:
         else:
             self.total = _count("epochs", 0 if epochs is None else epochs) * self.steps_per_epoch
         self._first_t, self._first_epoch = trainer.t, trainer.epochs
-        warmup = trainer.warmup or 0.0
+        warmup = round((trainer.warmup or 0.0) * self.steps_per_epoch)
+        if isinstance(trainer.optimizer, ScheduleFree) and trainer.t == 0:
+            trainer.optimizer.warmup_steps = warmup + 1 if warmup else 0  # as the schedule has it
         self.lr = Schedule(
-            trainer.schedule, trainer.optimizer.lr, self.total, round(warmup * self.steps_per_epoch),
+            trainer.schedule, trainer.optimizer.lr, self.total, warmup,
             milestone_steps(trainer.milestones, self.total, self.steps_per_epoch), trainer.gamma,
         )  # fmt: skip
         self._order: tuple[int, np.ndarray] = (-1, train)
@@ -336,6 +358,8 @@ class Fit:
         DivergedError if a parameter, a moment or the validation loss is not finite.
         """
         begun, at = time.perf_counter(), self.cursor
+        if self.trainer.average:
+            self.trainer.average.settle()
         self.check_finite()
         engine, size, averaged = self.trainer.engine(), self.trainer.batch_size, self.trainer.average is not None
         if averaged:
@@ -378,6 +402,8 @@ class Fit:
 
         With the model's own, these are all there is.
         """
+        if self.trainer.average:
+            self.trainer.average.settle()
         return {
             prefix + name: tensor
             for prefix, arena in self._extras()
@@ -408,6 +434,7 @@ class Fit:
         if not 0 <= cursor.batch <= self.steps_per_epoch or not 0 <= cursor.epoch <= cursor.step:
             raise ValueError(f"{cursor} lies outside an epoch of {self.steps_per_epoch} steps")
         self.cursor = cursor
+        self.trainer.epochs = self._first_epoch + cursor.epoch
 
     def _time(self) -> float:
         """A clock that stands still while kernels are compiled."""
@@ -436,13 +463,14 @@ def training_settings(
         "clip_norm": clip_norm,
         "decay": decay,
         "ema": ema is not None,
+        "average": average_kind(optimizer, ema=ema) is not None,
     }
 
 
 def plan_settings(settings: Mapping[str, Any], part: str | None) -> dict[str, Any]:
     """Settings of a training plan for one part of a step: only a whole step and the last part have an update."""
     if part in ("first", "next"):
-        settings = {**settings, "update": None, "clip_norm": None, "ema": False}
+        settings = {**settings, "update": None, "clip_norm": None, "ema": False, "average": False}
     return {**settings, "part": part}
 
 
@@ -464,6 +492,12 @@ def _count(name: str, value: int) -> int:
 
 def _optimizer(optimizer: str | Optimizer, lr: float | None) -> Optimizer:
     if isinstance(optimizer, Optimizer):
+        if isinstance(optimizer, ScheduleFree):
+            if optimizer.warmup_steps:
+                raise ValueError(
+                    "a trainer warms up by epochs: pass warmup to it, and no warmup_steps to the optimiser"
+                )
+            optimizer = copy.copy(optimizer)  # the warm-up of a course will be its own
         if lr is not None:
             raise ValueError("an optimiser has its own lr; give lr only with an optimiser's name")
         if optimizer.params or optimizer.t:

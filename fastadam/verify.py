@@ -181,6 +181,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "adan": ({}, {"lr": 0.1, "beta1": 0.8, "beta2": 0.7, "beta3": 0.9, "eps": 0.1, "weight_decay": 0.1}),
     "lion": ({}, {"lr": 0.1, "beta1": 0.8, "beta2": 0.7, "weight_decay": 0.1}),
+    "schedulefree": ({}, {"lr": 0.1, "beta1": 0.5, "weight_decay": 0.1, "warmup_steps": 7}),
 }
 """What each optimiser is checked with; one that is not listed, with its defaults."""
 

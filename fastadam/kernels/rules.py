@@ -28,6 +28,7 @@ class Hyper(NamedTuple):
     later                        0 at t = 1, then 1
     one_minus_dampening          1 at t = 1, so that the first momentum buffer is the gradient itself
     nesterov                     1 or 0
+    average                      share of a new point in an average of all points
     grad_scale                   factor on every gradient: 1, or what clipping by norm asks for
     The others are of the rules that name them.
     """
@@ -71,8 +72,12 @@ MOMENTS = {
     "adan": ("m", "d", "n", "past"),
     "lion": ("m",),
     "sgd": ("m",),
+    "schedulefree": ("z", "v"),
 }
-"""The rules, and what each keeps of every parameter between steps; zero at first."""
+"""The rules, and what each keeps of every parameter between steps; zero at first, but for what follows."""
+
+BEGIN_AS_PARAMETERS = {"schedulefree": ("z",)}
+"""What is a copy of the parameters before the first step, by rule."""
 
 WEIGHT_DECAY, DECAY, GRAD_SCALE = (Hyper._fields.index(name) for name in ("weight_decay", "decay", "grad_scale"))
 
@@ -237,3 +242,16 @@ def sgd(p, m, g, h):
     m = h.momentum * m + h.one_minus_dampening * g
     step = m + h.nesterov * (g + h.momentum * m - m)
     return p - h.lr * step, m
+
+
+def schedulefree(p, z, v, g, h):
+    """Schedule-free AdamW: Defazio et al. 2024, Algorithm 1, with the step and decay of their AdamWScheduleFree.
+
+    p is the paper's y = (1 - beta1) * z + beta1 * x, where gradients are taken. x, the average of all z, is left
+    implicit: with average = c and x' = (1 - c) * x + c * z', y moves towards z by c, and by its share of the step.
+    """
+    g = g * h.grad_scale
+    v = h.beta2 * v + h.one_minus_beta2 * (g * g)
+    step = g / (math.sqrt(v * h.v_correction) + h.eps) + h.weight_decay * p
+    p = p + h.average * (z - p) - h.lr * (h.one_minus_beta1 + h.beta1 * h.average) * step
+    return p, z - h.lr * step, v

@@ -15,12 +15,13 @@ from fastadam.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optim.base import Optimizer
 from fastadam.optim.clip import clip_grad_norm, clip_grad_value
 from fastadam.optim.minimize import minimize_adam
+from fastadam.optim.schedulefree import ScheduleFree
 from fastadam.optim.sgd import SGD
 from fastadam.optim.tutorial import initialize_adam, update_parameters_with_adam
 from fastadam.optim.variants import AdaBelief, AdaBound, Adan, Lion, Padam
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    c.name: c for c in (Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion)
+    c.name: c for c in (Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion, ScheduleFree)
 }
 """Optimisers by the name the command line gives them."""
 
@@ -38,6 +39,7 @@ __all__ = [
     "Optimizer",
     "Padam",
     "RAdam",
+    "ScheduleFree",
     "clip_grad_norm",
     "clip_grad_value",
     "initialize_adam",

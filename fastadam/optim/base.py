@@ -86,9 +86,13 @@ class Optimizer(ABC):
 
     def all_numbers(self, t: int, lr: float | None = None) -> rules.Hyper:
         """The numbers of step ``t`` = 1, 2, ...; ``lr``, from a schedule, stands in for the optimiser's own."""
-        lr = self.lr if lr is None else lr
+        lr = self.own_rate(t, self.lr) if lr is None else lr
         decay = {"decay": lr * self.weight_decay} if self.decoupled else {"weight_decay": self.weight_decay}
         return rules.Hyper(lr=lr, **(decay | self.numbers(t, lr)))
+
+    def own_rate(self, t: int, lr: float) -> float:
+        """The rate of step ``t`` where no schedule sets it: ``lr``, unless the optimiser warms up by itself."""
+        return lr
 
     def hyper(self, t: int, lr: float | None = None) -> np.ndarray:
         """``all_numbers`` in float32, as the kernels take them."""

@@ -43,7 +43,7 @@ class ParamGroup(MutableMapping[str, Any]):
         others = {**settings, "lr": self.initial_lr}  # the rate may change with every step
         if others != self._made_of:
             self._made, self._made_of = self.check(settings, self.initial_lr), others
-        return self._made.all_numbers(t, lr)
+        return self._made.all_numbers(t, self._made.own_rate(t, lr))
 
     def check(self, settings: Mapping[str, Any], initial_lr: float) -> "Optimizer":
         """The settings as an optimiser without parameters; ValueError if they make no sense for this group."""

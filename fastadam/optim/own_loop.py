@@ -36,9 +36,10 @@ class OwnLoop:
         names = list(self.params)
         memory_of(list(self.params.values()), lambda i: f"parameter {names[i]!r}")
         for group in groups:
+            copied = rules.BEGIN_AS_PARAMETERS.get(group.rule, ())
             for key in rules.MOMENTS[group.rule]:
-                arrays = self.kept.setdefault(key, {})
-                arrays |= {name: np.zeros(p.shape, p.dtype) for name, p in group["params"].items()}
+                begin = np.array if key in copied else np.zeros_like
+                self.kept.setdefault(key, {}).update({name: begin(p) for name, p in group["params"].items()})
         self._tables: list[Table] | None = None
         self._device: Device | None = None
         self._threads: int | None = None

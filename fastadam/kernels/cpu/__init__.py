@@ -1,6 +1,7 @@
 """CPU kernels: hand-written numba, no BLAS. ``fastadam.kernels`` states the contract they share."""
 
 from fastadam.kernels import OPS
+from fastadam.kernels.cpu.averages import interpolate
 from fastadam.kernels.cpu.batch import batch_load, batch_prepare
 from fastadam.kernels.cpu.conv import conv2d_backward, conv2d_forward
 from fastadam.kernels.cpu.dropout import dropout_backward, dropout_forward
@@ -29,6 +30,7 @@ from fastadam.kernels.cpu.updates import (
     nadam_update,
     padam_update,
     radam_update,
+    schedulefree_update,
     sgd_update,
 )
 

@@ -203,6 +203,12 @@ def _sgd_task(worker, task, table, pieces, bounds, h):
         _update_one(updates._sgd, k, table, pieces, h)
 
 
+@leaf
+def _schedulefree_task(worker, task, table, pieces, bounds, h):
+    for k in range(bounds[task], bounds[task + 1]):
+        _update_two(updates._schedulefree, k, table, pieces, h)
+
+
 _UPDATES = {
     "adam": _adam_task,
     "adamw": _adamw_task,
@@ -216,4 +222,5 @@ _UPDATES = {
     "adan": _adan_task,
     "lion": _lion_task,
     "sgd": _sgd_task,
+    "schedulefree": _schedulefree_task,
 }

@@ -95,6 +95,7 @@ _padam = inlined(rules.padam)
 _adan = inlined(rules.adan)
 _lion = inlined(rules.lion)
 _sgd = inlined(rules.sgd)
+_schedulefree = inlined(rules.schedulefree)
 
 
 @leaf
@@ -215,3 +216,13 @@ def _sgd_chunk(worker, chunk, p, m, g, h, groups):
 def sgd_update(p, m, g, h, groups):
     """One step of ``rules.sgd``."""
     parallel(_sgd_chunk, chunks(p), p, m, g, h, groups)
+
+
+@leaf
+def _schedulefree_chunk(worker, chunk, p, z, v, g, h, groups):
+    _two(_schedulefree, chunk, p, z, v, g, h, groups)
+
+
+def schedulefree_update(p, z, v, g, h, groups):
+    """One step of ``rules.schedulefree``."""
+    parallel(_schedulefree_chunk, chunks(p), p, z, v, g, h, groups)

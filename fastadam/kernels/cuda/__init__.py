@@ -5,6 +5,7 @@ bound by memory from 16-byte accesses (``ptx.py``).
 """
 
 from fastadam.kernels import OPS
+from fastadam.kernels.cuda.averages import interpolate
 from fastadam.kernels.cuda.batch import batch_load, batch_prepare
 from fastadam.kernels.cuda.conv import conv2d_backward, conv2d_forward
 from fastadam.kernels.cuda.dropout import dropout_backward, dropout_forward

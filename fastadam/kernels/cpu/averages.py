@@ -1,0 +1,25 @@
+"""Passes over the whole of the parameters that averages of weights take beside an update."""
+
+import numpy as np
+
+from fastadam.kernels.cpu.jit import leaf
+from fastadam.kernels.cpu.parallel import parallel
+from fastadam.kernels.cpu.updates import CHUNK, chunks
+
+
+@leaf
+def _interpolate_chunk(worker, chunk, y, a, b, share):
+    i, j = chunk * CHUNK, (chunk + 1) * CHUNK
+    ys, from_, to = y[i:j], a[i:j], b[i:j]
+    for k in range(ys.size):
+        ys[k] = from_[k] + share * (to[k] - from_[k])
+
+
+def interpolate(y, a, b, share):
+    """The point on the line from a to b, or beyond its ends: a where they are equal, whatever the share.
+
+    y (n,)         out: a + share * (b - a)
+    a, b (n,)      in
+    share          0 for a, 1 for b
+    """
+    parallel(_interpolate_chunk, chunks(y), y, a, b, np.float32(share))

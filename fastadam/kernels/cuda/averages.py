@@ -1,0 +1,42 @@
+"""Passes over the whole of the parameters that averages of weights take beside an update."""
+
+from numba import cuda, uint32
+
+from fastadam.kernels.cuda.jit import device, kernel
+from fastadam.kernels.cuda.launch import Launch, blocks_of, op
+from fastadam.kernels.cuda.ptx import load4, store4
+
+THREADS = 256
+ONE, FOUR = uint32(1), uint32(4)
+
+
+@device
+def _between(a, b, share):
+    return a + share * (b - a)
+
+
+@kernel(THREADS)
+def _interpolate(y, a, b, share, n):
+    i = uint32(uint32(cuda.grid(1)) * FOUR)
+    if uint32(i + FOUR) <= n:
+        p, q = load4(a, i), load4(b, i)
+        store4(
+            y, i,
+            (_between(p[0], q[0], share), _between(p[1], q[1], share),
+             _between(p[2], q[2], share), _between(p[3], q[3], share)),
+        )  # fmt: skip
+    else:
+        while i < n:
+            y[i] = _between(a[i], b[i], share)
+            i = uint32(i + ONE)
+
+
+@op
+def interpolate(y, a, b, share):
+    """The point on the line from a to b, or beyond its ends: a where they are equal, whatever the share.
+
+    y (n,)         out: a + share * (b - a)
+    a, b (n,)      in
+    share          0 for a, 1 for b
+    """
+    yield Launch(_interpolate, blocks_of(y.size, 4 * THREADS), (y, a, b, float(share), y.size))
