@@ -35,6 +35,7 @@ from fastadam.kernels.cuda.updates import (
     nadam_update,
     padam_update,
     radam_update,
+    schedulefree_update,
     sgd_update,
 )
 

@@ -84,6 +84,7 @@ _padam = device(rules.padam)
 _adan = device(rules.adan)
 _lion = device(rules.lion)
 _sgd = device(rules.sgd)
+_schedulefree = device(rules.schedulefree)
 
 
 @kernel(THREADS)
@@ -216,3 +217,14 @@ def _sgd_kernel(p, m, g, h, groups, runs, size):
 def sgd_update(p, m, g, h, groups):
     """One step of ``rules.sgd``."""
     yield _launch(_sgd_kernel, p, m, g, h, groups)
+
+
+@kernel(THREADS)
+def _schedulefree_kernel(p, z, v, g, h, groups, runs, size):
+    _update(_schedulefree, (p, z, v), g, h, groups, runs, size)
+
+
+@op
+def schedulefree_update(p, z, v, g, h, groups):
+    """One step of ``rules.schedulefree``."""
+    yield _launch(_schedulefree_kernel, p, z, v, g, h, groups)
