@@ -1,8 +1,8 @@
 """One flat buffer of named views.
 
 Parameters, gradients and each optimiser moment are arenas of one layout, so an update of the whole
-model is one launch over flat arrays. Every view starts on a 64-byte boundary: a cache line, and the
-widest vector register.
+model is one launch over flat arrays. Every view of four-byte elements starts on a 64-byte boundary: a
+cache line, and the widest vector register.
 """
 
 import math
@@ -87,7 +87,7 @@ class Arena:
     """``shapes`` {name: shape} in one zeroed flat array.
 
     Attributes: ``flat`` (elements,), float32 unless ``dtype`` says otherwise; ``views`` {name: array};
-    ``segments``, the table of (start, end, name). The gaps between segments are zero and stay zero:
+    ``segments``, the table of (start, end, name); ``dtype``. The gaps between segments are zero and stay zero:
     zero is a fixed point of every update rule, and adds nothing to a norm.
 
     Both are arrays of the host. ``on`` is the same on a device: the numbers move there, and come back when
@@ -100,6 +100,7 @@ class Arena:
         flat = allocate(count, dtype, empty)
         flat[:] = 0
         self._host = self._placed(flat)
+        self.dtype = flat.dtype
         self._copies: dict[str, Placed] = {}
         self._newest: Place | None = None  # where the numbers are, if not here
 

@@ -93,15 +93,12 @@ class MemoryPlan:
     @cached_property
     def layers(self) -> list[LayerBudget]:
         """A row for each graph node. The last row's total is ``needed_bytes``."""
-        states = sum(name.endswith("STATE") for name in self._arenas)
-        trained = len(self._arenas) - states
-        kept = trained - sum(name in NOT_KEPT for name in self._arenas)
         sizes, copied = Counter[str](), Counter[str]()
         for param in self.step.graph.params:
-            owner, size = param.name.rpartition(".")[0], 4 * segment_table({param.name: param.shape})[1]
-            running = param.kind == "running"
-            sizes[owner] += size * (states if running else trained)
-            copied[owner] += size * self._copies * (states if running else kept)
+            owner, elements = param.name.rpartition(".")[0], segment_table({param.name: param.shape})[1]
+            every, kept = self._element_bytes(param.kind == "running")
+            sizes[owner] += elements * every
+            copied[owner] += elements * self._copies * kept
         rows, arenas, work = [], self.rows[0][1] - self._given, self._work_by_layer()
         for row in self.step.table():
             arenas += sizes[row.name] + copied[row.name]
@@ -109,6 +106,13 @@ class MemoryPlan:
             rows.append(LayerBudget(*row[:4], sizes[row.name], row.activation_bytes, total))
         rows[-1] = rows[-1]._replace(total_bytes=self.needed_bytes)
         return rows
+
+    def _element_bytes(self, running: bool) -> tuple[int, int]:
+        """Bytes that one number of the parameters, or of the running statistics, takes in all arenas; in those kept."""
+        arenas = {name: size for name, size in self._arenas.items() if name.endswith("STATE") == running}
+        elements = max(1, self._arenas["STATE" if running else "PARAM"] // 4)
+        kept = sum(size for name, size in arenas.items() if name not in NOT_KEPT)
+        return sum(arenas.values()) // elements, kept // elements
 
     def _work_by_layer(self) -> dict[str, int]:
         """{node: bytes of planned memory and scratch that the calls of the nodes up to it need}."""

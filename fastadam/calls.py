@@ -10,7 +10,7 @@ from fastadam.graph import Shape
 PLANNED = ("ACT", "STAT", "WORK", "OUT")
 """Kinds of slots that share one planned block of memory."""
 
-_ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1}
+_ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastadam.bfloat16 import cut
 from fastadam.case import (
+    EPSILON,
     Array,
     Case,
     Fill,
@@ -383,7 +385,7 @@ def hyper(nesterov: bool, grad_scale: float) -> Array:
         lr=1e-2, beta1=0.9, one_minus_beta1=0.1, beta2=0.999, one_minus_beta2=0.001, beta3=0.99, one_minus_beta3=0.01,
         eps=1e-8, weight_decay=0.1, decay=0.001, m_correction=1 / (1 - 0.9**3), v_correction=1 / (1 - 0.999**3),
         n_correction=1 / (1 - 0.99**3), g_correction=0.2, rectification=0.05, lower=0.001, upper=0.1, eighths=7.0,
-        later=1.0, momentum=0.9, one_minus_dampening=0.8, nesterov=float(nesterov),
+        later=1.0, momentum=0.9, one_minus_dampening=0.8, nesterov=float(nesterov), average=0.3, draw=12345.0,
         grad_scale=grad_scale,
     )  # fmt: skip
     second = numbers._replace(weight_decay=0.0, decay=0.0, lr=3e-3, rectification=0.0, unrectified=1.0, eighths=2.0)
@@ -396,6 +398,14 @@ def group_runs(n: int) -> Array:
     rows = [(start, end, i % 2) for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))]
     return Array((len(rows), 3), given(*itertools.chain(*rows), dtype=np.int64))
 
+
+def bfloat16(fill: Fill) -> Fill:
+    """The bits of such numbers in bfloat16."""
+    return lambda rng, shape: cut(fill(rng, shape))
+
+
+PLACE = 1.01 / (8 * EPSILON)
+"""Terms of a bfloat16 as bits: one place, for the sum that is cut may differ in its own last place."""
 
 _KEPT = dict.fromkeys(("v", "v_max", "s", "u", "n"), squares)
 """What rules keep that is never negative."""
@@ -412,6 +422,8 @@ def update_cases() -> Iterator[Case]:
             (50_001, False, 0.5),
         ):
             outs = {name: Array((n,), fill, terms=4) for name, fill in fills.items()}
+            if rule in rules.MOMENT_DTYPES:
+                outs |= {name: Array((n,), bfloat16(fills[name]), PLACE) for name in kept}
             ins = {"g": Array((n,), normal), "h": hyper(nesterov, grad_scale), "groups": group_runs(n)}
             yield Case(op, outs, ins)
     for n, share in ((1, 1.0), (7, 0.0), (1003, 0.125), (50_001, 0.001)):

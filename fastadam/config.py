@@ -41,6 +41,7 @@ OPTIMIZER_SETTINGS = {
     "adan": ("beta1", "beta2", "beta3", "eps"),
     "lion": ("beta1", "beta2"),
     "schedulefree": _MOMENTS,
+    "adamw_bf16": _MOMENTS,
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
 
@@ -143,10 +144,10 @@ class TrainConfig:
     amsgrad: bool = _setting(False, "flag", "", "Divide by the largest mean of squares so far (adam, adamw).")
     weight_decay: float | None = _number(
         None,
-        "Pull of the weights towards zero: beside the gradient for adamw, adan, lion and schedulefree, within it for "
-        "the others. Biases and the parameters of batch norms are spared.",
+        "Pull of the weights towards zero: beside the gradient for adamw, adamw_bf16, adan, lion and schedulefree, "
+        "within it for the others. Biases and the parameters of batch norms are spared.",
         low=0,
-        default_text=f"{RECIPE}; with another optimizer 0, and 0.01 for adamw",
+        default_text=f"{RECIPE}; with another optimizer 0, and 0.01 for adamw and adamw_bf16",
     )
     momentum: float | None = _number(
         None, "Momentum of sgd.", low=0, high=1, high_open=True, default_text=f"{RECIPE}; 0 if it has none"

@@ -17,7 +17,7 @@ from fastadam.device import get_device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import ConfigError
 from fastadam.kernels import PRECISIONS
-from fastadam.optim import OPTIMIZERS, Optimizer
+from fastadam.optim import Optimizer, make
 from fastadam.plan import Plan
 from fastadam.schedule import MILESTONES
 from fastadam.trainer import STATISTICS_IMAGES, Fit, Trainer, parts_of, plan_settings, training_settings
@@ -167,9 +167,9 @@ class Job:
 
 
 def _optimizer(config: TrainConfig) -> Optimizer:
-    kind = OPTIMIZERS[str(config.optimizer)]
-    names = ("lr", "weight_decay", *OPTIMIZER_SETTINGS[kind.name])
-    return kind(None, **{name: getattr(config, name) for name in names})
+    kind = str(config.optimizer)
+    names = ("lr", "weight_decay", *OPTIMIZER_SETTINGS[kind])
+    return make(kind, config.seed, **{name: getattr(config, name) for name in names})
 
 
 def _parts(count: int, batch: int, accumulate: int) -> list[tuple[str | None, int]]:

@@ -91,10 +91,10 @@ class Model:
         """Copies in PyTorch's layout of arrays of an arena (gradients, moments, ...), by name, in forward order."""
         return {p.name: to_public(p, views[p.name]) for p in self.graph.params if p.name in views}
 
-    def to_kernel(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def to_kernel(self, tensors: Mapping[str, np.ndarray], dtype: Any = np.float32) -> dict[str, np.ndarray]:
         """The inverse of ``to_public``; ValueError for a shape that is not the parameter's."""
         known = {param.name: param for param in self.graph.params}
-        return {name: to_kernel(known[name], np.asarray(t, np.float32)) for name, t in tensors.items()}
+        return {name: to_kernel(known[name], np.asarray(t, dtype)) for name, t in tensors.items()}
 
     def set_normalization(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Normalise uint8 images by these channel means and deviations, (C,) in units of 0 .. 1, from now on.

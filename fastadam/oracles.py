@@ -191,8 +191,27 @@ def schedulefree(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings
     return (1 - s["beta1"]) * kept["z"] + s["beta1"] * kept["x"]
 
 
+def adamw_bf16(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Array:
+    """AdamW by moments that are not rounded: rounded at random they are right on average, and a little off."""
+    return adamw(p, g, kept, t, {**s, "amsgrad": False})
+
+
 ORACLES: dict[str, Oracle] = {
     oracle.__name__: oracle
-    for oracle in (adam, adamw, sgd, adamax, nadam, radam, adabelief, adabound, padam, adan, lion, schedulefree)
+    for oracle in (
+        adam,
+        adamw,
+        sgd,
+        adamax,
+        nadam,
+        radam,
+        adabelief,
+        adabound,
+        padam,
+        adan,
+        lion,
+        schedulefree,
+        adamw_bf16,
+    )
 }
 """By the name the optimiser has in ``fastadam.optim.OPTIMIZERS``."""

@@ -4,10 +4,13 @@ from collections import Counter
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from fastadam.arena import segment_table
 from fastadam.calls import Slot
 from fastadam.graph import Graph, Shape
 from fastadam.kernels import MOST_LANES
+from fastadam.kernels.rules import MOMENT_DTYPES
 from fastadam.memory import Lifetimes, lifetimes, place
 from fastadam.planner import DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups
 
@@ -142,7 +145,11 @@ class Plan:
             names += ["GRAD", *MOMENTS.get(self.update or "", ())]
             names += ["SUM"] * bool(self.part) + ["AVERAGE"] * self.average
         trained, state = (4 * segment_table(shapes)[1] for shapes in (self.graph.trained(), self.graph.state()))
-        return {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["AVERAGE.STATE"] * self.average, state)}
+        sizes = {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["AVERAGE.STATE"] * self.average, state)}
+        if self.update in MOMENT_DTYPES:
+            moment = trained // 4 * np.dtype(MOMENT_DTYPES[self.update]).itemsize
+            sizes |= dict.fromkeys(MOMENTS[self.update], moment)
+        return sizes
 
     def table(self) -> list[LayerRow]:
         """A row for each graph node; shapes have the batch, parameters are those trained."""

@@ -406,12 +406,14 @@ class Planner:
             self._call("norm_lanes", [squares], [gradient])
             self._call("clip_factor", [h], [squares], max_norm=float(clip_norm))
         runs = Slot("groups", (len(groups), 3), "CONST", "int64")
-        self._call(f"{rule}_update", [self._flat(name) for name in ("PARAM", *MOMENTS[rule])], [gradient, h, runs])
+        dtype = rules.MOMENT_DTYPES.get(rule, "float32")
+        kept = [self._flat(name, dtype) for name in MOMENTS[rule]]
+        self._call(f"{rule}_update", [self._flat("PARAM"), *kept], [gradient, h, runs])
         if ema:
             self._call("ema_update", [self._flat("AVERAGE")], [self._flat("PARAM"), Slot("share", (1,), "INPUT")])
 
-    def _flat(self, name: str) -> Slot:
-        return Slot(name, (segment_table(self.graph.trained())[1],), "FLAT")
+    def _flat(self, name: str, dtype: str = "float32") -> Slot:
+        return Slot(name, (segment_table(self.graph.trained())[1],), "FLAT", dtype)
 
 
 def decay_groups(graph: Graph, decay: str) -> tuple[tuple[int, int, int], ...]:

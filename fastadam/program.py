@@ -79,7 +79,7 @@ class Program:
             elif slot.kind in ("INPUT", "CONST"):
                 self.arrays[slot] = self._bind_input(slot, given, empty)
             else:
-                self.arrays[slot] = _bind_arena(slot, arenas, self._real)
+                self.arrays[slot] = _bind_arena(slot, arenas, self._dtype(slot))
         self.outputs = {slot.name: array for slot, array in self.arrays.items() if slot.kind == "OUT"}
         absents: dict[Slot, Any] = {}
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from fastadam.bfloat16 import widened
 from fastadam.kernels import rules
 from fastadam.kernels.rules import GRAD_SCALE, WEIGHT_DECAY, Hyper
 
@@ -408,6 +409,24 @@ def adamw_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array
     without = h.copy()
     without[:, WEIGHT_DECAY] = 0
     adam_update(p, m, v, g, without, groups)
+
+
+def adamw_bf16_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array) -> None:
+    """``adamw_update`` by moments in bfloat16, uint16 arrays: upper bits, after random ones are added to the lower."""
+    wide_m, wide_v = (widened(moment).astype(p.dtype) for moment in (m, v))
+    adamw_update(p, wide_m, wide_v, g, h, groups)
+    element = np.arange(p.size, dtype=np.uint32)
+    random = mixed32(mixed32(np.asarray(hypers(h, groups).draw, np.uint32)) ^ element)
+    for moment, wide, low in ((m, wide_m, random & 0xFFFF), (v, wide_v, random >> 16)):
+        bits = wide.astype(np.float32).view(np.uint32).astype(np.uint64) + low
+        moment[...] = np.where(np.isnan(wide), 0x7FC0, bits >> 16 & 0xFFFF)
+
+
+def mixed32(z: Array) -> Array:
+    """The finalizer of MurmurHash3 (Appleby 2011), uint32 to uint32."""
+    z = (z ^ z >> 16) * np.uint32(0x85EBCA6B)
+    z = (z ^ z >> 13) * np.uint32(0xC2B2AE35)
+    return z ^ z >> 16
 
 
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -12,6 +12,7 @@ import numpy as np
 from fastadam.arena import Arena
 from fastadam.augment import Augment
 from fastadam.averages import Average, Ema, Extrapolated
+from fastadam.bfloat16 import widened
 from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
@@ -20,7 +21,7 @@ from fastadam.engine import Engine, Evaluation, Feed
 from fastadam.errors import ConfigError, DivergedError
 from fastadam.kernels import rules
 from fastadam.model import Model, check_images, check_labels
-from fastadam.optim import OPTIMIZERS, Optimizer, ScheduleFree
+from fastadam.optim import OPTIMIZERS, Optimizer, ScheduleFree, make
 from fastadam.planner import DECAYS
 from fastadam.schedule import GAMMA, MILESTONES, Schedule, average_kind, check_schedule, milestone_steps
 from fastadam.setting import nearest
@@ -111,7 +112,7 @@ class Trainer:
     ):
         self.model, self.batch_size, self.seed = model, _count("batch_size", batch_size), seed
         self.accumulate = _count("accumulate", accumulate)
-        self.optimizer = _optimizer(optimizer, lr)
+        self.optimizer = _optimizer(optimizer, lr, seed)
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
         self.milestones, self.gamma = tuple(milestones), gamma
         milestone_steps(self.milestones, 1, 1)
@@ -126,7 +127,8 @@ class Trainer:
         check_schedule(self.optimizer.name, schedule)
         self.settings = training_settings(self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema)
         self.device = get_device(device, threads, precision)
-        self.moments = {name.upper(): Arena(model.graph.trained()) for name in self.optimizer.moment_names}
+        dtype = rules.MOMENT_DTYPES.get(self.optimizer.rule, "float32")
+        self.moments = {name.upper(): Arena(model.graph.trained(), dtype=dtype) for name in self.optimizer.moment_names}
         self._gradients = {"GRAD": Arena(model.graph.trained())}
         if accumulate > 1:
             self._gradients["SUM"] = Arena(model.graph.trained())
@@ -392,13 +394,14 @@ class Fit:
         arenas = {"parameters": model.parameters, "running statistics": model.state, **self.trainer.moments}
         arenas |= self.trainer.average.arenas if self.trainer.average else {}
         for what, arena in arenas.items():
-            if not np.isfinite(arena.flat).all():
+            flat = arena.flat if arena.flat.dtype == np.float32 else widened(arena.flat)
+            if not np.isfinite(flat).all():
                 raise DivergedError(f"{what} are not finite after step {self.cursor.step}")
 
     # What a checkpoint needs ----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Moments and averages, ``optimizer/m/NAME``, ``ema/NAME`` ..., in public layouts.
+        """Moments and averages, ``optimizer/m/NAME``, ``ema/NAME`` ..., in public layouts and their own dtypes.
 
         With the model's own, these are all there is.
         """
@@ -429,7 +432,11 @@ class Fit:
     def restore(self, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
         """Go on from what another course told; KeyError, ValueError or TypeError if that is something else."""
         for prefix, arena in self._extras():
-            arena.load(self.trainer.model.to_kernel({name: tensors[prefix + name] for name in arena.views}))
+            values = {name: tensors[prefix + name] for name in arena.views}
+            for name, value in values.items():
+                if value.dtype != arena.dtype:
+                    raise ValueError(f"{prefix}{name}: expected {arena.dtype}, found {value.dtype}")
+            arena.load(self.trainer.model.to_kernel(values, arena.dtype))
         cursor = Cursor(**metadata["cursor"])
         if not 0 <= cursor.batch <= self.steps_per_epoch or not 0 <= cursor.epoch <= cursor.step:
             raise ValueError(f"{cursor} lies outside an epoch of {self.steps_per_epoch} steps")
@@ -490,7 +497,7 @@ def _count(name: str, value: int) -> int:
     return value
 
 
-def _optimizer(optimizer: str | Optimizer, lr: float | None) -> Optimizer:
+def _optimizer(optimizer: str | Optimizer, lr: float | None, seed: int) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         if isinstance(optimizer, ScheduleFree):
             if optimizer.warmup_steps:
@@ -506,4 +513,4 @@ def _optimizer(optimizer: str | Optimizer, lr: float | None) -> Optimizer:
     if optimizer not in OPTIMIZERS:
         known, guess = ", ".join(OPTIMIZERS), nearest(str(optimizer), OPTIMIZERS)
         raise ConfigError(f"no optimizer is called {optimizer!r}; use one of {known}{guess}")
-    return OPTIMIZERS[optimizer](lr=lr)
+    return make(optimizer, seed, lr=lr)

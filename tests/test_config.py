@@ -205,7 +205,16 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
     assert load_toml(tmp_path / "c.toml") == {"lr": 0.1}
 
 
-PYTHON_ONLY = ("dampening", "decoupled_weight_decay", "momentum_decay", "final_lr", "gamma", "partial", "warmup_steps")
+PYTHON_ONLY = (
+    "dampening",
+    "decoupled_weight_decay",
+    "momentum_decay",
+    "final_lr",
+    "gamma",
+    "partial",
+    "warmup_steps",
+    "seed",
+)
 """What optimisers take that the command line has no option for."""
 
 

@@ -37,6 +37,7 @@ OPS = (
     "adabound_update",
     "adam_update",
     "adamax_update",
+    "adamw_bf16_update",
     "adamw_update",
     "adan_update",
     "add_forward",

@@ -29,6 +29,7 @@ class Hyper(NamedTuple):
     one_minus_dampening          1 at t = 1, so that the first momentum buffer is the gradient itself
     nesterov                     1 or 0
     average                      share of a new point in an average of all points
+    draw                         a whole number below 2**24, the step's own, that stochastic rounding draws from
     grad_scale                   factor on every gradient: 1, or what clipping by norm asks for
     The others are of the rules that name them.
     """
@@ -56,6 +57,8 @@ class Hyper(NamedTuple):
     momentum: float = 0.0
     one_minus_dampening: float = 0.0
     nesterov: float = 0.0
+    average: float = 0.0
+    draw: float = 0.0
     grad_scale: float = 1.0
 
 
@@ -73,11 +76,15 @@ MOMENTS = {
     "lion": ("m",),
     "sgd": ("m",),
     "schedulefree": ("z", "v"),
+    "adamw_bf16": ("m", "v"),
 }
 """The rules, and what each keeps of every parameter between steps; zero at first, but for what follows."""
 
 BEGIN_AS_PARAMETERS = {"schedulefree": ("z",)}
 """What is a copy of the parameters before the first step, by rule."""
+
+MOMENT_DTYPES = {"adamw_bf16": "uint16"}
+"""What moments are stored as, where that is not float32: uint16 for bfloat16, the upper half of a float32."""
 
 WEIGHT_DECAY, DECAY, GRAD_SCALE = (Hyper._fields.index(name) for name in ("weight_decay", "decay", "grad_scale"))
 

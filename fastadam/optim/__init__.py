@@ -11,7 +11,10 @@ The same classes, made without parameters, are the settings of a ``fastadam.Trai
     initialize_adam, update_parameters_with_adam       as a course has them: dicts of W1, b1, ... and dW1, db1, ...
 """
 
+from typing import Any
+
 from fastadam.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from fastadam.optim.adamw_bf16 import AdamWBF16
 from fastadam.optim.base import Optimizer
 from fastadam.optim.clip import clip_grad_norm, clip_grad_value
 from fastadam.optim.minimize import minimize_adam
@@ -21,9 +24,17 @@ from fastadam.optim.tutorial import initialize_adam, update_parameters_with_adam
 from fastadam.optim.variants import AdaBelief, AdaBound, Adan, Lion, Padam
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    c.name: c for c in (Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion, ScheduleFree)
+    c.name: c
+    for c in (Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion, ScheduleFree, AdamWBF16)
 }
 """Optimisers by the name the command line gives them."""
+
+
+def make(name: str, seed: int = 0, **settings: Any) -> Optimizer:
+    """The optimiser of a run, without parameters: one that draws at random does so from the run's seed."""
+    own = {"seed": seed} if name == AdamWBF16.name else {}
+    return OPTIMIZERS[name](None, **own, **settings)
+
 
 __all__ = [
     "OPTIMIZERS",
@@ -32,6 +43,7 @@ __all__ = [
     "AdaBound",
     "Adam",
     "AdamW",
+    "AdamWBF16",
     "Adamax",
     "Adan",
     "Lion",
@@ -43,6 +55,7 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "initialize_adam",
+    "make",
     "minimize_adam",
     "update_parameters_with_adam",
 ]

@@ -36,10 +36,10 @@ class OwnLoop:
         names = list(self.params)
         memory_of(list(self.params.values()), lambda i: f"parameter {names[i]!r}")
         for group in groups:
-            copied = rules.BEGIN_AS_PARAMETERS.get(group.rule, ())
+            _check_precision(group)
             for key in rules.MOMENTS[group.rule]:
-                begin = np.array if key in copied else np.zeros_like
-                self.kept.setdefault(key, {}).update({name: begin(p) for name, p in group["params"].items()})
+                arrays = {name: _beginning(group.rule, key, p) for name, p in group["params"].items()}
+                self.kept.setdefault(key, {}).update(arrays)
         self._tables: list[Table] | None = None
         self._device: Device | None = None
         self._threads: int | None = None
@@ -78,6 +78,20 @@ class OwnLoop:
         return {**self.__dict__, "_tables": None, "_device": None}
 
 
+def _check_precision(group: ParamGroup) -> None:
+    if group.rule in rules.MOMENT_DTYPES:
+        for name, p in group["params"].items():
+            if p.dtype != np.float32:
+                raise ValueError(f"parameter {name!r} is {p.dtype}; {group.rule} takes float32 alone")
+
+
+def _beginning(rule: str, key: str, p: np.ndarray) -> np.ndarray:
+    """What a rule keeps of a parameter before the first step."""
+    if key in rules.BEGIN_AS_PARAMETERS.get(rule, ()):
+        return np.array(p)
+    return np.zeros_like(p, rules.MOMENT_DTYPES.get(rule, p.dtype))
+
+
 class Table:
     """The parameters that one call updates: those of one rule and of one type of number.
 
@@ -99,6 +113,7 @@ class Table:
         self.names = [name for name, _ in members]
         self.rule, self.dtype = rule, np.dtype(params[self.names[0]].dtype.type)
         columns = [params, *(kept[key] for key in rules.MOMENTS[rule])]
+        self._dtypes = [np.dtype(column[self.names[0]].dtype.type) for column in columns]
         self._own = [[column[name] for column in columns] for name in self.names]
         self._shapes = [params[name].shape for name in self.names]
         self._memory = memory
@@ -142,10 +157,10 @@ class Table:
 
     def _find_one_by_one(self, grads: Sequence[Any]) -> None:
         for i, (name, row, shape) in enumerate(zip(self.names, self._own, self._shapes, strict=True)):
-            for array, address in zip(row, self._table[i], strict=False):
-                flags = array.flags
+            for column, (array, address) in enumerate(zip(row, self._table[i], strict=False)):
+                flags, dtype = array.flags, self._dtypes[column]
                 usual = flags.c_contiguous and flags.aligned and flags.writeable
-                if (array.ctypes.data, array.shape, array.dtype) != (address, shape, self.dtype) or not usual:
+                if (array.ctypes.data, array.shape, array.dtype) != (address, shape, dtype) or not usual:
                     raise ValueError(
                         f"parameter {name!r}, or what is kept of it, has been resized, given another shape or made "
                         "read-only since the optimiser was made; make a new one"

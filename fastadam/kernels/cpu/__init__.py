@@ -3,6 +3,7 @@
 from fastadam.kernels import OPS
 from fastadam.kernels.cpu.averages import interpolate
 from fastadam.kernels.cpu.batch import batch_load, batch_prepare
+from fastadam.kernels.cpu.bfloat16 import adamw_bf16_update
 from fastadam.kernels.cpu.conv import conv2d_backward, conv2d_forward
 from fastadam.kernels.cpu.dropout import dropout_backward, dropout_forward
 from fastadam.kernels.cpu.linear import linear_backward, linear_forward

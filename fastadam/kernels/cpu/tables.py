@@ -13,15 +13,19 @@ What is computed is what ``updates`` computes, by the same loops: in float32 the
 """
 
 import numpy as np
-from numba import float64, njit
+from numba import float64, njit, uint32
 
 from fastadam.kernels.cpu import updates
 from fastadam.kernels.cpu.addresses import array_at
+from fastadam.kernels.cpu.bfloat16 import adamw_bf16_pass
 from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.parallel import parallel
-from fastadam.kernels.cpu.updates import CHUNK, _four, _one, _three, _two
+from fastadam.kernels.cpu.updates import CHUNK, _four, _one, _three, _two, hyper_of
 
-_SIZE, _TENSOR, _START = 1, 3, 4
+_SIZE, _GROUP, _TENSOR, _START = 1, 2, 3, 4
+
+_APART = np.uint32(0x9E3779B1)
+"""From tensor to tensor, for what is drawn at random: so far apart that equal numbers are rare."""
 
 
 def cut(sizes, groups):
@@ -209,6 +213,15 @@ def _schedulefree_task(worker, task, table, pieces, bounds, h):
         _update_two(updates._schedulefree, k, table, pieces, h)
 
 
+@leaf
+def _adamw_bf16_task(worker, task, table, pieces, bounds, h):
+    for k in range(bounds[task], bounds[task + 1]):
+        half = table[0].view(np.uint16)  # for its type
+        p, m, v = _at(table, pieces, k, 0, h), _at(table, pieces, k, 1, half), _at(table, pieces, k, 2, half)
+        element = uint32(uint32(pieces[k, _TENSOR]) * _APART + uint32(pieces[k, _START]))
+        adamw_bf16_pass(p, m, v, _at(table, pieces, k, 3, h), hyper_of(h[pieces[k, _GROUP]]), element)
+
+
 _UPDATES = {
     "adam": _adam_task,
     "adamw": _adamw_task,
@@ -223,4 +236,5 @@ _UPDATES = {
     "lion": _lion_task,
     "sgd": _sgd_task,
     "schedulefree": _schedulefree_task,
+    "adamw_bf16": _adamw_bf16_task,
 }

@@ -29,7 +29,7 @@ def chunks(array):
 
 
 @leaf
-def _hyper(h):
+def hyper_of(h):
     return Hyper(
         h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[8], h[9], h[10], h[11], h[12],
         h[13], h[14], h[15], h[16], h[17], h[18], h[19], h[20], h[21], h[22], h[23],
@@ -37,7 +37,7 @@ def _hyper(h):
 
 
 @leaf
-def _part(chunk, groups, run):
+def part_of(chunk, groups, run):
     """The elements of a run of ``groups`` that fall into a chunk: the first, and one after the last.
 
     Loops slice them first: a signed offset in an index has numba check for wrap-around, and none vectorises.
@@ -49,7 +49,7 @@ def _part(chunk, groups, run):
 @njit(inline="always")
 def _one(rule, chunk, p, r, g, h, groups):
     for run in range(len(groups)):
-        (i, j), hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        (i, j), hyper = part_of(chunk, groups, run), hyper_of(h[groups[run, 2]])
         ps, rs, gs = p[i:j], r[i:j], g[i:j]
         for k in range(ps.size):
             ps[k], rs[k] = rule(ps[k], rs[k], gs[k], hyper)
@@ -58,7 +58,7 @@ def _one(rule, chunk, p, r, g, h, groups):
 @njit(inline="always")
 def _two(rule, chunk, p, r, s, g, h, groups):
     for run in range(len(groups)):
-        (i, j), hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        (i, j), hyper = part_of(chunk, groups, run), hyper_of(h[groups[run, 2]])
         ps, rs, ss, gs = p[i:j], r[i:j], s[i:j], g[i:j]
         for k in range(ps.size):
             ps[k], rs[k], ss[k] = rule(ps[k], rs[k], ss[k], gs[k], hyper)
@@ -67,7 +67,7 @@ def _two(rule, chunk, p, r, s, g, h, groups):
 @njit(inline="always")
 def _three(rule, chunk, p, r, s, t, g, h, groups):
     for run in range(len(groups)):
-        (i, j), hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        (i, j), hyper = part_of(chunk, groups, run), hyper_of(h[groups[run, 2]])
         ps, rs, ss, ts, gs = p[i:j], r[i:j], s[i:j], t[i:j], g[i:j]
         for k in range(ps.size):
             ps[k], rs[k], ss[k], ts[k] = rule(ps[k], rs[k], ss[k], ts[k], gs[k], hyper)
@@ -76,7 +76,7 @@ def _three(rule, chunk, p, r, s, t, g, h, groups):
 @njit(inline="always")
 def _four(rule, chunk, p, r, s, t, u, g, h, groups):
     for run in range(len(groups)):
-        (i, j), hyper = _part(chunk, groups, run), _hyper(h[groups[run, 2]])
+        (i, j), hyper = part_of(chunk, groups, run), hyper_of(h[groups[run, 2]])
         ps, rs, ss, ts, us, gs = p[i:j], r[i:j], s[i:j], t[i:j], u[i:j], g[i:j]
         for k in range(ps.size):
             ps[k], rs[k], ss[k], ts[k], us[k] = rule(ps[k], rs[k], ss[k], ts[k], us[k], gs[k], hyper)

@@ -7,6 +7,7 @@ bound by memory from 16-byte accesses (``ptx.py``).
 from fastadam.kernels import OPS
 from fastadam.kernels.cuda.averages import interpolate
 from fastadam.kernels.cuda.batch import batch_load, batch_prepare
+from fastadam.kernels.cuda.bfloat16 import adamw_bf16_update
 from fastadam.kernels.cuda.conv import conv2d_backward, conv2d_forward
 from fastadam.kernels.cuda.dropout import dropout_backward, dropout_forward
 from fastadam.kernels.cuda.linear import linear_backward, linear_forward

@@ -26,13 +26,13 @@ ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
 
 
 @device
-def _hyper(h, group):
+def hyper_of(h, group):
     """Row ``group`` of h; what the rule does not read, nobody loads."""
     return Hyper(*load_many(h, group * uint32(FIELDS), FIELDS))
 
 
 @device
-def _run_of(i, groups, runs):
+def run_of(i, groups, runs):
     """(group of element i, end of its run): the runs tile the arrays in order."""
     low, high = uint32(0), runs
     while uint32(high - low) > ONE:
@@ -51,17 +51,17 @@ def _update(rule, own, g, h, groups, runs, size):
     i = uint32(uint32(cuda.grid(1)) * FOUR)
     if i >= size:
         return
-    group, end = _run_of(i, groups, runs)
+    group, end = run_of(i, groups, runs)
     if uint32(i + FOUR) <= end:
-        hyper = _hyper(h, group)
+        hyper = hyper_of(h, group)
         a, b, c, d = load_rows((*own, g), i, 4)
         store_rows(own, i, (rule(*a, hyper), rule(*b, hyper), rule(*c, hyper), rule(*d, hyper)))
     else:
         end = min(size, uint32(i + FOUR))
         while i < end:
-            group, _ = _run_of(i, groups, runs)
+            group, _ = run_of(i, groups, runs)
             (row,) = load_rows((*own, g), i, 1)
-            store_rows(own, i, (rule(*row, _hyper(h, group)),))
+            store_rows(own, i, (rule(*row, hyper_of(h, group)),))
             i = uint32(i + ONE)
 
 
