@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastadam.graph import Shape
+from fastadam.kernels import TILE
 
 ALIGN_BYTES = 64
 ALIGN = ALIGN_BYTES // 4
@@ -51,6 +52,20 @@ def group_runs(shapes: Mapping[str, Shape], group: Callable[[str], int]) -> tupl
             start = runs.pop()[0]
         runs.append((start, end, of))
     return tuple(runs)
+
+
+def tile_rows(
+    shapes: Mapping[str, Shape], group: Callable[[str], int], size: int = TILE
+) -> tuple[tuple[int, int, int, int], ...]:
+    """Rows (start, end, group, tensor) that cut every segment of an arena of ``shapes`` into tiles, in order.
+
+    A tile has ``size`` elements, the last of a tensor what is left.
+    """
+    return tuple(
+        (start, min(start + size, segment.end), group(segment.name), tensor)
+        for tensor, segment in enumerate(segment_table(shapes)[0])
+        for start in range(segment.start, segment.end, size)
+    )
 
 
 def allocate(count: int, dtype: Any, empty: Empty = np.empty) -> Any:

@@ -34,6 +34,7 @@ from fastadam.case import (
     pending,
     squares,
 )
+from fastadam.cases_layerwise import layerwise_cases
 from fastadam.kernels import rules
 from fastadam.kernels.rules import Hyper
 
@@ -380,15 +381,17 @@ def loss_cases() -> Iterator[Case]:
 
 
 def hyper(nesterov: bool, grad_scale: float) -> Array:
-    """The numbers of one step, t = 3, for two groups: the second is neither decayed nor as fast."""
+    """The numbers of one step, t = 3, for two groups: the second is neither decayed nor as fast nor has norms."""
     numbers = Hyper(
         lr=1e-2, beta1=0.9, one_minus_beta1=0.1, beta2=0.999, one_minus_beta2=0.001, beta3=0.99, one_minus_beta3=0.01,
         eps=1e-8, weight_decay=0.1, decay=0.001, m_correction=1 / (1 - 0.9**3), v_correction=1 / (1 - 0.999**3),
         n_correction=1 / (1 - 0.99**3), g_correction=0.2, rectification=0.05, lower=0.001, upper=0.1, eighths=7.0,
         later=1.0, momentum=0.9, one_minus_dampening=0.8, nesterov=float(nesterov), average=0.3, draw=12345.0,
-        grad_scale=grad_scale,
+        trust=0.02, grad_scale=grad_scale,
     )  # fmt: skip
-    second = numbers._replace(weight_decay=0.0, decay=0.0, lr=3e-3, rectification=0.0, unrectified=1.0, eighths=2.0)
+    second = numbers._replace(
+        weight_decay=0.0, decay=0.0, lr=3e-3, rectification=0.0, unrectified=1.0, eighths=2.0, trust=0.0
+    )  # fmt: skip
     return Array((2, len(numbers)), given(*numbers, *second))
 
 
@@ -414,6 +417,8 @@ _KEPT = dict.fromkeys(("v", "v_max", "s", "u", "n"), squares)
 def update_cases() -> Iterator[Case]:
     """Flat arrays of one element, of an odd number, and of several tasks."""
     for rule, kept in rules.MOMENTS.items():
+        if rule in rules.LAYERWISE:
+            continue
         op, fills = f"{rule}_update", {"p": normal} | {name: _KEPT.get(name, normal) for name in kept}
         for n, nesterov, grad_scale in (
             (1, True, 1.0),
@@ -451,6 +456,7 @@ def every_case() -> Iterator[Case]:
     yield from norm_cases()
     yield from loss_cases()
     yield from update_cases()
+    yield from layerwise_cases(hyper)
 
 
 CASES: tuple[Case, ...] = tuple({str(case): case for case in every_case()}.values())

@@ -42,6 +42,8 @@ OPTIMIZER_SETTINGS = {
     "lion": ("beta1", "beta2"),
     "schedulefree": _MOMENTS,
     "adamw_bf16": _MOMENTS,
+    "lamb": _MOMENTS,
+    "lars": ("momentum",),
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
 
@@ -123,8 +125,8 @@ class TrainConfig:
         "Learning rate, the highest of the schedule.",
         low=0,
         low_open=True,
-        default_text=f"{RECIPE}; with another optimizer 0.001, 0.002 for adamax and nadam, 0.0001 for lion, 0.1 for "
-        "sgd and padam, 0.0025 for schedulefree",
+        default_text=f"{RECIPE}; with another optimizer 0.001, 0.002 for adamax, nadam and lamb, 0.0025 for "
+        "schedulefree, 0.0001 for lion, 0.1 for sgd and padam, 1 for lars",
     )
     beta1: float | None = _number(
         None, "Decay of the mean of gradients.", low=0, high=1, high_open=True, default_text="0.9, and 0.98 for adan"
@@ -140,17 +142,24 @@ class TrainConfig:
     beta3: float | None = _number(
         None, "Decay of adan's mean of squares.", low=0, high=1, high_open=True, default_text="0.99"
     )
-    eps: float | None = _number(None, "Added to the divisor.", low=0, low_open=True, default_text="1e-08")
+    eps: float | None = _number(
+        None, "Added to the divisor.", low=0, low_open=True, default_text="1e-08, and 1e-06 for lamb"
+    )
     amsgrad: bool = _setting(False, "flag", "", "Divide by the largest mean of squares so far (adam, adamw).")
     weight_decay: float | None = _number(
         None,
-        "Pull of the weights towards zero: beside the gradient for adamw, adamw_bf16, adan, lion and schedulefree, "
-        "within it for the others. Biases and the parameters of batch norms are spared.",
+        "Pull of the weights towards zero: beside the gradient for adamw, adamw_bf16, adan, lamb, lion and "
+        "schedulefree, within it for the others. Biases and the parameters of batch norms are spared.",
         low=0,
-        default_text=f"{RECIPE}; with another optimizer 0, and 0.01 for adamw and adamw_bf16",
+        default_text=f"{RECIPE}; with another optimizer 0, 0.01 for adamw, adamw_bf16 and lamb, and 0.0001 for lars",
     )
     momentum: float | None = _number(
-        None, "Momentum of sgd.", low=0, high=1, high_open=True, default_text=f"{RECIPE}; 0 if it has none"
+        None,
+        "Momentum of sgd and lars.",
+        low=0,
+        high=1,
+        high_open=True,
+        default_text=f"{RECIPE}; 0 if it has none, and 0.9 for lars",
     )
     nesterov: bool = _setting(False, "flag", "", "Use Nesterov's momentum (sgd).")
     schedule: str | None = _choice(

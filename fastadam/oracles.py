@@ -196,22 +196,39 @@ def adamw_bf16(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) 
     return adamw(p, g, kept, t, {**s, "amsgrad": False})
 
 
+# Rates by tensor: p is the whole of one ----------------------------------------------------------------------
+
+
+def lamb(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Array:
+    """You et al. 2020, Algorithm 2, phi being the identity, and the ratio 1 where a norm is zero.
+
+    As in the authors' code, what is spared the decay is spared the ratio: with ``trust`` 0 in the settings it is 1.
+    """
+    m = _average(kept, "m", s["beta1"], g)
+    v = _average(kept, "v", s["beta2"], g**2)
+    m_hat, v_hat = m / (1 - s["beta1"] ** t), v / (1 - s["beta2"] ** t)
+    step = m_hat / (np.sqrt(v_hat) + s["eps"]) + s["weight_decay"] * p
+    p_norm, step_norm = np.linalg.norm(p), np.linalg.norm(step)
+    ratio = p_norm / step_norm if s.get("trust", 1) and p_norm > 0 and step_norm > 0 else 1
+    return p - s["lr"] * ratio * step
+
+
+def lars(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Array:
+    """You, Gitman & Ginsburg 2017, Algorithm 1, the local rate 1 where a norm is zero, or with ``trust`` 0."""
+    p_norm, g_norm = np.linalg.norm(p), np.linalg.norm(g)
+    local = 1.0
+    if s.get("trust", 1) and p_norm > 0 and g_norm > 0:
+        local = float(s["trust_coefficient"] * p_norm / (g_norm + s["weight_decay"] * p_norm))
+    velocity = s["momentum"] * kept.get("v", np.zeros_like(g)) + s["lr"] * local * (g + s["weight_decay"] * p)
+    kept["v"] = velocity
+    return p - velocity
+
+
 ORACLES: dict[str, Oracle] = {
     oracle.__name__: oracle
     for oracle in (
-        adam,
-        adamw,
-        sgd,
-        adamax,
-        nadam,
-        radam,
-        adabelief,
-        adabound,
-        padam,
-        adan,
-        lion,
-        schedulefree,
+        adam, adamw, sgd, adamax, nadam, radam, adabelief, adabound, padam, adan, lion, lamb, lars, schedulefree,
         adamw_bf16,
     )
-}
+}  # fmt: skip
 """By the name the optimiser has in ``fastadam.optim.OPTIMIZERS``."""

@@ -10,14 +10,15 @@ norm or a bias needs of dz are gathered by the call that wrote dz, whenever nobo
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fastadam.arena import group_runs, segment_table
+from fastadam.arena import group_runs, segment_table, tile_rows
 from fastadam.calls import Call, Slot, absent
 from fastadam.graph import Graph, Node, Shape
 from fastadam.kernels import MOST_LANES, rules
+from fastadam.kernels.updates import UPDATES, between
 from fastadam.values import NO_VECTOR, Raw, Stage, View
 
 MOMENTS = {rule: tuple(moment.upper() for moment in moments) for rule, moments in rules.MOMENTS.items()}
@@ -398,17 +399,24 @@ class Planner:
         self._call("accumulate", [y], [x])
 
     def update(self, rule: str, clip_norm: float | None, decay: str, ema: bool) -> None:
-        """All parameters in one call over the flat arenas, their gradients clipped first if asked for."""
-        groups = decay_groups(self.graph, decay)
+        """The ops of a rule over the flat arenas, their gradients clipped first if asked for."""
         h, gradient = Slot("h", (GROUPS, len(rules.Hyper._fields)), "INPUT"), self._flat("GRAD")
         if clip_norm is not None:
             squares = self._slot("gradient.squares", (MOST_LANES, 2), "STAT")
             self._call("norm_lanes", [squares], [gradient])
             self._call("clip_factor", [h], [squares], max_norm=float(clip_norm))
-        runs = Slot("groups", (len(groups), 3), "CONST", "int64")
+        groups, tiles = decay_groups(self.graph, decay), tensor_tiles(self.graph, decay)
+        slots = {"p": self._flat("PARAM"), "g": gradient, "h": h}
         dtype = rules.MOMENT_DTYPES.get(rule, "float32")
-        kept = [self._flat(name, dtype) for name in MOMENTS[rule]]
-        self._call(f"{rule}_update", [self._flat("PARAM"), *kept], [gradient, h, runs])
+        slots |= {moment: self._flat(moment.upper(), dtype) for moment in rules.MOMENTS[rule]}
+        slots |= {
+            "groups": Slot("groups", (len(groups), 3), "CONST", "int64"),
+            "tiles": Slot("tiles", (len(tiles), 4), "CONST", "int64"),
+        }
+        for name, shape in between(len(tiles), len(self.graph.trained())).items():
+            slots[name] = Slot(f"update.{name}", shape, "STAT")
+        for op, outs, ins in UPDATES[rule]:
+            self._call(op, [slots[name] for name in outs], [slots[name] for name in ins])
         if ema:
             self._call("ema_update", [self._flat("AVERAGE")], [self._flat("PARAM"), Slot("share", (1,), "INPUT")])
 
@@ -423,8 +431,18 @@ def decay_groups(graph: Graph, decay: str) -> tuple[tuple[int, int, int], ...]:
     (as Goyal et al. 2017, section 5.3, do for batch norm, and He et al. 2019, section 3.1, for all of these).
     Decay "all" spares nothing, as PyTorch does with one group of parameters.
     """
+    return group_runs(graph.trained(), _decay_group(graph, decay))
+
+
+def tensor_tiles(graph: Graph, decay: str) -> tuple[tuple[int, int, int, int], ...]:
+    """The same elements by tensor: rows (start, end, row of h, tensor) of up to ``kernels.TILE`` elements."""
+    return tile_rows(graph.trained(), _decay_group(graph, decay))
+
+
+def _decay_group(graph: Graph, decay: str) -> Callable[[str], int]:
+    """The row of h for a parameter by name."""
     spared = {param.name for param in graph.params if param.kind == "vector"} if decay == "weights" else set()
-    return group_runs(graph.trained(), lambda name: int(name in spared))
+    return lambda name: int(name in spared)
 
 
 def _dense_gradient(dz: Slot) -> list[Slot]:

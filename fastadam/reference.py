@@ -16,6 +16,11 @@ import numpy as np
 from fastadam.bfloat16 import widened
 from fastadam.kernels import rules
 from fastadam.kernels.rules import GRAD_SCALE, WEIGHT_DECAY, Hyper
+from fastadam.reference_layerwise import lamb_moments as lamb_moments
+from fastadam.reference_layerwise import lamb_update as lamb_update
+from fastadam.reference_layerwise import lars_update as lars_update
+from fastadam.reference_layerwise import tensor_norms as tensor_norms
+from fastadam.reference_layerwise import tile_squares as tile_squares
 
 Array = np.ndarray
 

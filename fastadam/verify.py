@@ -182,6 +182,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "adan": ({}, {"lr": 0.1, "beta1": 0.8, "beta2": 0.7, "beta3": 0.9, "eps": 0.1, "weight_decay": 0.1}),
     "lion": ({}, {"lr": 0.1, "beta1": 0.8, "beta2": 0.7, "weight_decay": 0.1}),
     "schedulefree": ({}, {"lr": 0.1, "beta1": 0.5, "weight_decay": 0.1, "warmup_steps": 7}),
+    "lamb": ({}, {"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.1}),
+    "lars": ({}, {"lr": 20.0, "momentum": 0.5, "weight_decay": 0.1, "trust_coefficient": 0.01}),
 }
 """What each optimiser is checked with; one that is not listed, with its defaults."""
 
@@ -336,7 +338,7 @@ def _train(rule: str, place: Device) -> tuple[Arrays, list[float]]:
 def _interpreted(rule: str) -> tuple[Arrays, Arrays, list[float]]:
     """The same in float64, node by node; and where the parameters do not hang on rounding.
 
-    Weight decay is for weights of convolutions and linear layers alone.
+    Weight decay, and rates by norms, are for weights of convolutions and linear layers alone.
     """
     model, optimizer, losses = _model(rule), _optimizer(rule), []
     settings, oracle = optimizer.settings(), ORACLES[optimizer.name]
@@ -352,7 +354,7 @@ def _interpreted(rule: str) -> tuple[Arrays, Arrays, list[float]]:
         losses.append(result.loss)
         state = result.state
         for key, g in result.gradients.items():
-            own = settings if key in decayed else {**settings, "weight_decay": 0.0}
+            own = settings if key in decayed else {**settings, "weight_decay": 0.0, "trust": 0.0}
             params[key] = oracle(params[key], g, kept[key], t, own)
             decided[key] &= _decided(kept[key])
     return {**params, **state}, decided, losses
@@ -375,6 +377,7 @@ def _optimizer(rule: str) -> Any:
         "sgd": {"momentum": 0.9},
         "lion": {"lr": 1e-3},
         "adamw_bf16": {"lr": 1e-2, "eps": 1e-2},
+        "lars": {},
         "amsgrad": {"eps": 1e-2, "amsgrad": True},
     }
     return OPTIMIZERS[name](None, **{"lr": 0.1, "weight_decay": 0.1, **own.get(rule, {"eps": 1e-2})})

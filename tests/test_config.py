@@ -206,15 +206,9 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
 
 
 PYTHON_ONLY = (
-    "dampening",
-    "decoupled_weight_decay",
-    "momentum_decay",
-    "final_lr",
-    "gamma",
-    "partial",
-    "warmup_steps",
-    "seed",
-)
+    "dampening", "decoupled_weight_decay", "momentum_decay", "final_lr", "gamma", "partial", "trust_coefficient",
+    "warmup_steps", "seed",
+)  # fmt: skip
 """What optimisers take that the command line has no option for."""
 
 

@@ -401,7 +401,7 @@ def test_running_statistics_are_not_counted_as_parameters():
         ({"source": "float32", "image_count": 5}, "whole batch"),
         ({"source": "float32", "augment": SimpleNamespace(flip=True, crop=0, cutout=0)}, "no augmentation"),
         ({"mode": "infer", "augment": SimpleNamespace(flip=True, crop=0, cutout=0)}, "no augmentation"),
-        ({"update": "lamb"}, "train plans take adam, adamw"),
+        ({"update": "ftrl"}, "train plans take adam, adamw"),
         ({"mode": "infer", "update": "adam"}, "train plans"),
         ({"clip_norm": 1.0}, "update"),
         ({"clip_norm": 0.0, "update": "adam"}, "above 0"),

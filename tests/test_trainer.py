@@ -21,7 +21,8 @@ from fastadam.trainer import Fit, Trainer
 @pytest.mark.parametrize("rule", sorted(optim.OPTIMIZERS))
 def test_overfits_one_batch(rule):
     images, labels = small_data(16)
-    settings = {"sgd": {"lr": 0.02, "momentum": 0.9}, "padam": {"lr": 0.1}}.get(rule, {"lr": 0.01})
+    special = {"sgd": {"lr": 0.02, "momentum": 0.9}, "padam": {"lr": 0.1}, "lars": {"lr": 3.0}}
+    settings = special.get(rule, {"lr": 0.01})
     model = small_model()
     model.set_normalization((0.4,) * 3, (0.2,) * 3)
     trainer = Trainer(model, optim.OPTIMIZERS[rule](None, **settings))

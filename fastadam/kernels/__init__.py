@@ -23,10 +23,17 @@ shapes only, and lanes are added in their order. So the bits do not depend on th
 
 **Groups.** An update is one pass over flat arenas. ``groups`` (K, 3) int64 has rows (start, end, group) that
 tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for each group.
+
+**Tiles.** Where norms of whole tensors are asked for, ``tiles`` (T, 4) int64 has rows (start, end, group, tensor):
+tensor 0, 1, ... cut into pieces of up to ``TILE`` elements, in order, each starting at a multiple of 16. A sum over a
+tensor is kept by tile, and its tiles are added in their order: the bits depend on shapes only.
 """
 
 MOST_LANES = 64
 """Shares of a batch at the most: work for as many cores."""
+
+TILE = 4096
+"""Elements of a tensor that are summed up as one."""
 
 PRECISIONS = ("float32", "tf32", "bf16")
 """What the operands of matrix products are rounded to; sums, and all that is stored, are float32."""
@@ -59,8 +66,11 @@ OPS = (
     "fill",
     "interpolate",
     "join_backward",
+    "lamb_moments",
+    "lamb_update",
     "lane_moments",
     "lane_sums",
+    "lars_update",
     "linear_backward",
     "linear_forward",
     "lion_update",
@@ -74,5 +84,7 @@ OPS = (
     "sgd_update",
     "softmax_loss",
     "sum_lanes",
+    "tensor_norms",
+    "tile_squares",
 )
 """Names of the ops every device has."""

@@ -30,6 +30,7 @@ class Hyper(NamedTuple):
     nesterov                     1 or 0
     average                      share of a new point in an average of all points
     draw                         a whole number below 2**24, the step's own, that stochastic rounding draws from
+    trust                        coefficient of the trust ratio; 0 leaves a tensor's rate as it is
     grad_scale                   factor on every gradient: 1, or what clipping by norm asks for
     The others are of the rules that name them.
     """
@@ -59,6 +60,7 @@ class Hyper(NamedTuple):
     nesterov: float = 0.0
     average: float = 0.0
     draw: float = 0.0
+    trust: float = 0.0
     grad_scale: float = 1.0
 
 
@@ -77,6 +79,8 @@ MOMENTS = {
     "sgd": ("m",),
     "schedulefree": ("z", "v"),
     "adamw_bf16": ("m", "v"),
+    "lamb": ("m", "v"),
+    "lars": ("m",),
 }
 """The rules, and what each keeps of every parameter between steps; zero at first, but for what follows."""
 
@@ -86,7 +90,11 @@ BEGIN_AS_PARAMETERS = {"schedulefree": ("z",)}
 MOMENT_DTYPES = {"adamw_bf16": "uint16"}
 """What moments are stored as, where that is not float32: uint16 for bfloat16, the upper half of a float32."""
 
+LAYERWISE = ("lamb", "lars")
+"""The rules that need norms of whole tensors, and so more than one pass."""
+
 WEIGHT_DECAY, DECAY, GRAD_SCALE = (Hyper._fields.index(name) for name in ("weight_decay", "decay", "grad_scale"))
+TRUST = Hyper._fields.index("trust")
 
 
 def adam(p, m, v, g, h):
@@ -262,3 +270,49 @@ def schedulefree(p, z, v, g, h):
     step = g / (math.sqrt(v * h.v_correction) + h.eps) + h.weight_decay * p
     p = p + h.average * (z - p) - h.lr * (h.one_minus_beta1 + h.beta1 * h.average) * step
     return p, z - h.lr * step, v
+
+
+# Rates by tensor ----------------------------------------------------------------------------------------------
+
+
+def lamb_moments(m, v, g, h):
+    """The moments of LAMB: those of Adam; weight decay does not go through them."""
+    g = g * h.grad_scale
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    v = h.beta2 * v + h.one_minus_beta2 * (g * g)
+    return m, v
+
+
+def lamb_step(p, m, v, h):
+    """What LAMB takes the norm of: Adam's step, bias corrections included, and the decay beside it."""
+    return m * h.m_correction / (math.sqrt(v * h.v_correction) + h.eps) + h.weight_decay * p
+
+
+def lamb_trust(p_norm, step_norm, h):
+    """LAMB's trust ratio of a tensor, from the norms of its parameters and of their ``lamb_step``.
+
+    With the identity for the paper's phi, and 1 where a norm is zero, as its authors' code has it.
+    """
+    spared = p_norm <= ZERO or step_norm <= ZERO or h.trust <= ZERO
+    return ONE if spared else h.trust * p_norm / step_norm
+
+
+def lamb(p, step, trust, h):
+    """LAMB: You et al. 2020, Algorithm 2; ``step`` is the ``lamb_step`` of the new moments, ``trust`` the tensor's."""
+    return p - h.lr * trust * step
+
+
+def lars_trust(p_norm, g_norm, h):
+    """LARS' local rate of a tensor, from the norms of its parameters and of their gradient before ``grad_scale``.
+
+    You, Gitman & Ginsburg 2017, equation 6; 1 where a norm is zero, as its authors' code has it.
+    """
+    spared = p_norm <= ZERO or g_norm <= ZERO or h.trust <= ZERO
+    return ONE if spared else h.trust * p_norm / (g_norm * h.grad_scale + h.weight_decay * p_norm)
+
+
+def lars(p, m, g, trust, h):
+    """LARS: You, Gitman & Ginsburg 2017, Algorithm 1, ``trust`` being the local rate; lr is inside the momentum."""
+    g = g * h.grad_scale + h.weight_decay * p
+    m = h.momentum * m + h.lr * trust * g
+    return p - m, m

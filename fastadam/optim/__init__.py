@@ -17,6 +17,7 @@ from fastadam.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optim.adamw_bf16 import AdamWBF16
 from fastadam.optim.base import Optimizer
 from fastadam.optim.clip import clip_grad_norm, clip_grad_value
+from fastadam.optim.layerwise import LAMB, LARS
 from fastadam.optim.minimize import minimize_adam
 from fastadam.optim.schedulefree import ScheduleFree
 from fastadam.optim.sgd import SGD
@@ -25,8 +26,11 @@ from fastadam.optim.variants import AdaBelief, AdaBound, Adan, Lion, Padam
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     c.name: c
-    for c in (Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion, ScheduleFree, AdamWBF16)
-}
+    for c in (
+        Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion, LAMB, LARS, ScheduleFree,
+        AdamWBF16,
+    )
+}  # fmt: skip
 """Optimisers by the name the command line gives them."""
 
 
@@ -37,6 +41,8 @@ def make(name: str, seed: int = 0, **settings: Any) -> Optimizer:
 
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "OPTIMIZERS",
     "SGD",
     "AdaBelief",

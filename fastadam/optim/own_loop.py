@@ -14,6 +14,7 @@ import numpy as np
 from fastadam.device import Device, get_device
 from fastadam.kernels import rules
 from fastadam.optim.arrays import check_apart, check_array, check_like, check_names, check_writeable, memory_of
+from fastadam.optim.by_tensor import ByTensor
 from fastadam.optim.groups import ParamGroup
 
 
@@ -40,7 +41,7 @@ class OwnLoop:
             for key in rules.MOMENTS[group.rule]:
                 arrays = {name: _beginning(group.rule, key, p) for name, p in group["params"].items()}
                 self.kept.setdefault(key, {}).update(arrays)
-        self._tables: list[Table] | None = None
+        self._tables: list[Table | ByTensor] | None = None
         self._device: Device | None = None
         self._threads: int | None = None
 
@@ -57,21 +58,24 @@ class OwnLoop:
             for table in tables:
                 table.update(np.array(numbers, table.dtype))
 
-    def _ready(self, threads: int | None) -> tuple[Device, "list[Table]"]:
+    def _ready(self, threads: int | None) -> tuple[Device, "list[Table | ByTensor]"]:
         if self._device is None or threads != self._threads:
             self._device, self._threads = get_device("cpu", threads), threads
         if self._tables is None:
             self._tables = self._make_tables()
         return self._device, self._tables
 
-    def _make_tables(self) -> "list[Table]":
+    def _make_tables(self) -> "list[Table | ByTensor]":
         members: dict[tuple[str, type], list[tuple[str, int]]] = {}
         for number, group in enumerate(self.groups):
             for name, p in group["params"].items():
                 members.setdefault((group.rule, p.dtype.type), []).append((name, number))
         arrays = [*self.params.values(), *(array for kept in self.kept.values() for array in kept.values())]
         memory = memory_of(arrays, str)
-        return [Table(rule, names, self.params, self.kept, memory) for (rule, _), names in members.items()]
+        return [
+            (ByTensor if rule in rules.LAYERWISE else Table)(rule, names, self.params, self.kept, memory)
+            for (rule, _), names in members.items()
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         """Addresses are those of this object's arrays: a copy finds its own."""
@@ -79,7 +83,7 @@ class OwnLoop:
 
 
 def _check_precision(group: ParamGroup) -> None:
-    if group.rule in rules.MOMENT_DTYPES:
+    if group.rule in (*rules.MOMENT_DTYPES, *rules.LAYERWISE):
         for name, p in group["params"].items():
             if p.dtype != np.float32:
                 raise ValueError(f"parameter {name!r} is {p.dtype}; {group.rule} takes float32 alone")

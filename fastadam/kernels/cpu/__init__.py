@@ -6,6 +6,7 @@ from fastadam.kernels.cpu.batch import batch_load, batch_prepare
 from fastadam.kernels.cpu.bfloat16 import adamw_bf16_update
 from fastadam.kernels.cpu.conv import conv2d_backward, conv2d_forward
 from fastadam.kernels.cpu.dropout import dropout_backward, dropout_forward
+from fastadam.kernels.cpu.layerwise import lamb_moments, lamb_update, lars_update, tensor_norms, tile_squares
 from fastadam.kernels.cpu.linear import linear_backward, linear_forward
 from fastadam.kernels.cpu.loss import softmax_loss
 from fastadam.kernels.cpu.norm import (

@@ -11,6 +11,7 @@ is an add becomes one with it); an index counts floats and need not be aligned. 
 it is used, so nothing is called, and ``cache=True`` works.
 """
 
+import math
 import operator
 
 from llvmlite import ir
@@ -195,11 +196,15 @@ def where_beaten(typingctx, value, best, yes, no):
     return vector(vector, vector, vector, vector), generate
 
 
-_PAIRS = [signature(vector, vector, vector), signature(vector, vector, types.float32)]
+_PAIRS = [
+    signature(vector, vector, vector),
+    signature(vector, vector, types.float32),
+    signature(vector, types.float32, vector),
+]
 
 
 def _binary(function, instruction):
-    """Teach numba ``vector OP vector`` and ``vector OP float32``."""
+    """Teach numba ``vector OP vector``, ``vector OP float32`` and ``float32 OP vector``."""
 
     @infer_global(function)
     class Typing(ConcreteTemplate):
@@ -214,7 +219,28 @@ def _binary(function, instruction):
     def mixed(context, builder, sig, args):
         return getattr(builder, instruction)(args[0], splat_ir(builder, args[1]), flags=_FLAGS)
 
+    @lower_builtin(function, types.float32, vector)
+    def turned(context, builder, sig, args):
+        return getattr(builder, instruction)(splat_ir(builder, args[0]), args[1], flags=_FLAGS)
+
 
 _binary(operator.add, "fadd")
 _binary(operator.sub, "fsub")
 _binary(operator.mul, "fmul")
+_binary(operator.truediv, "fdiv")
+
+
+_ROOTS = [signature(vector, vector)]
+
+
+@infer_global(math.sqrt)
+class _RootTyping(ConcreteTemplate):
+    key = math.sqrt
+    cases = _ROOTS
+
+
+@lower_builtin(math.sqrt, vector)
+def _root(context, builder, sig, args):
+    """``math.sqrt`` of a vector."""
+    kind = ir.FunctionType(IR_VECTOR, [IR_VECTOR])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{WIDTH}f32"), args)

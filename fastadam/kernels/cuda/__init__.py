@@ -10,6 +10,7 @@ from fastadam.kernels.cuda.batch import batch_load, batch_prepare
 from fastadam.kernels.cuda.bfloat16 import adamw_bf16_update
 from fastadam.kernels.cuda.conv import conv2d_backward, conv2d_forward
 from fastadam.kernels.cuda.dropout import dropout_backward, dropout_forward
+from fastadam.kernels.cuda.layerwise import lamb_moments, lamb_update, lars_update, tensor_norms, tile_squares
 from fastadam.kernels.cuda.linear import linear_backward, linear_forward
 from fastadam.kernels.cuda.loss import softmax_loss
 from fastadam.kernels.cuda.norm import (
