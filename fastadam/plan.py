@@ -12,7 +12,7 @@ from fastadam.graph import Graph, Shape
 from fastadam.kernels import MOST_LANES
 from fastadam.kernels.rules import MOMENT_DTYPES
 from fastadam.memory import Lifetimes, lifetimes, place
-from fastadam.planner import DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups, tensor_tiles
+from fastadam.planner import DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups
 
 MODES = ("train", "stats", "infer")
 SOURCES = ("uint8", "float32")
@@ -54,7 +54,7 @@ class Plan:
     Attributes: ``calls``, a tuple of ``Call``; ``slots``, every slot once, in order of use; ``lifetimes``
     and ``layout`` of planned memory, of which ``memory`` bytes are needed; ``flops`` and ``bytes`` of all
     calls; ``arena_bytes`` {arena: bytes} that binding will ask for; ``groups``, runs (start, end, row of h)
-    of the update, and ``tiles``, rows (start, end, row of h, tensor); ``table()``, rows by layer.
+    of the update; ``tables`` {name: rows} of integers that ops read; ``table()``, rows by layer.
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class Plan:
         self.graph, self.batch, self.mode, self.update = graph, batch, mode, update
         self.part, self.average = part, average or ema
         self.groups = decay_groups(graph, decay) if update else ()
-        self.tiles = tensor_tiles(graph, decay) if update else ()
         planner = Planner(
             graph, batch, training=mode != "infer", source=source, image_count=count,
             augment=augment, smoothing=smoothing, eps=eps, filter_lanes=filter_lanes,
@@ -96,7 +95,7 @@ class Plan:
             planner.accumulate(part)
         if update:
             planner.update(update, clip_norm, decay, ema)
-        self.calls, self._raws = tuple(planner.calls), planner.raws
+        self.calls, self._raws, self.tables = tuple(planner.calls), planner.raws, planner.tables
 
     # What a plan tells ----------------------------------------------------------------------------------
 

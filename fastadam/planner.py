@@ -67,7 +67,8 @@ def filter_lanes(samples: int, pixels: int, filter_bytes: int, most: int) -> int
 class Planner:
     """Appends to ``calls``: ``forward``, then ``backward`` or ``logits``, then ``update``.
 
-    ``raws`` are the stored tensors, in the order they are written. The settings are those of ``Plan``.
+    ``raws`` are the stored tensors, in the order they are written, ``tables`` the numbers of constant slots by name.
+    The settings are those of ``Plan``.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Planner:
         self._filter_lanes = filter_lanes
         self.calls: list[Call] = []
         self.raws: list[Raw] = []
+        self.tables: dict[str, Sequence[tuple[int, ...]]] = {}
         H, W, C = graph.input_shape
         self._images = Slot("images", (image_count, C, H, W), "INPUT", source)
         self._labels = Slot("labels", (image_count,), "INPUT", "int32")
@@ -405,20 +407,24 @@ class Planner:
             squares = self._slot("gradient.squares", (MOST_LANES, 2), "STAT")
             self._call("norm_lanes", [squares], [gradient])
             self._call("clip_factor", [h], [squares], max_norm=float(clip_norm))
-        groups, tiles = decay_groups(self.graph, decay), tensor_tiles(self.graph, decay)
         slots = {"p": self._flat("PARAM"), "g": gradient, "h": h}
         dtype = rules.MOMENT_DTYPES.get(rule, "float32")
         slots |= {moment: self._flat(moment.upper(), dtype) for moment in rules.MOMENTS[rule]}
-        slots |= {
-            "groups": Slot("groups", (len(groups), 3), "CONST", "int64"),
-            "tiles": Slot("tiles", (len(tiles), 4), "CONST", "int64"),
-        }
-        for name, shape in between(len(tiles), len(self.graph.trained())).items():
-            slots[name] = Slot(f"update.{name}", shape, "STAT")
+        if rule in rules.LAYERWISE:
+            slots["tiles"] = self._table("tiles", tensor_tiles(self.graph, decay))
+            for name, shape in between(slots["tiles"].shape[0], len(self.graph.trained())).items():
+                slots[name] = Slot(f"update.{name}", shape, "STAT")
+        else:
+            slots["groups"] = self._table("groups", decay_groups(self.graph, decay))
         for op, outs, ins in UPDATES[rule]:
             self._call(op, [slots[name] for name in outs], [slots[name] for name in ins])
         if ema:
             self._call("ema_update", [self._flat("AVERAGE")], [self._flat("PARAM"), Slot("share", (1,), "INPUT")])
+
+    def _table(self, name: str, rows: Sequence[tuple[int, ...]]) -> Slot:
+        """The place of a table that ops read, which depends on shapes only."""
+        self.tables[name] = rows
+        return Slot(name, (len(rows), len(rows[0])), "CONST", "int64")
 
     def _flat(self, name: str, dtype: str = "float32") -> Slot:
         return Slot(name, (segment_table(self.graph.trained())[1],), "FLAT", dtype)

@@ -12,7 +12,7 @@ from fastadam.memory import place
 from fastadam.plan import Plan
 
 GIVEN = ("data.mean", "data.rstd")
-"""Constants only the caller knows; ``ones``, ``groups`` and ``tiles`` are made here."""
+"""Constants only the caller knows; ``ones`` and the tables of the plan are made here."""
 
 _NAMES = ("images", "labels", "index", "key", "step", "h", "share", *GIVEN)
 
@@ -133,7 +133,7 @@ class Program:
             raise ValueError(f"{slot.name}: give its {slot.shape[0]} numbers as an input; images are normalised by it")
         else:
             array = allocate(slot.size, dtype, empty).reshape(slot.shape)
-            self._write(array, {"ones": 1, "groups": self.plan.groups, "tiles": self.plan.tiles}[slot.name])
+            self._write(array, 1 if slot.name == "ones" else self.plan.tables[slot.name])
         if slot.kind == "INPUT":
             self.inputs[slot.name] = array
         return array
