@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastadam.graph import Shape
-from fastadam.kernels import TILE
+from fastadam.kernels import TILE, UNITS
 
 ALIGN_BYTES = 64
 ALIGN = ALIGN_BYTES // 4
@@ -66,6 +66,31 @@ def tile_rows(
         for tensor, segment in enumerate(segment_table(shapes)[0])
         for start in range(segment.start, segment.end, size)
     )
+
+
+def unit_rows(
+    shapes: Mapping[str, Shape], chosen: Callable[[str], bool], most: int = UNITS
+) -> tuple[tuple[int, int, int, int, int], ...]:
+    """Rows (start, across, along, count, length) of the units of the ``chosen`` arrays, up to ``most`` a row.
+
+    A unit is a column of filters (KH, KW, C, OC), a row of a linear weight (O, I), the whole of anything else.
+    """
+    rows = list[tuple[int, int, int, int, int]]()
+    for start, end, name in segment_table(shapes)[0]:
+        size, shape = end - start, shapes[name]
+        if not size or not chosen(name):
+            continue
+        if len(shape) == 4:
+            units, across, along = shape[-1], 1, shape[-1]
+        elif len(shape) == 2:
+            units, across, along = shape[0], shape[1], 1
+        else:
+            units, across, along = 1, size, 1
+        rows += [
+            (start + first * across, across, along, min(most, units - first), size // units)
+            for first in range(0, units, most)
+        ]
+    return tuple(rows)
 
 
 def allocate(count: int, dtype: Any, empty: Empty = np.empty) -> Any:

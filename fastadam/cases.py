@@ -34,7 +34,7 @@ from fastadam.case import (
     pending,
     squares,
 )
-from fastadam.cases_layerwise import layerwise_cases
+from fastadam.cases_layerwise import layerwise_cases, unit_cases
 from fastadam.kernels import rules
 from fastadam.kernels.rules import Hyper
 
@@ -457,6 +457,7 @@ def every_case() -> Iterator[Case]:
     yield from loss_cases()
     yield from update_cases()
     yield from layerwise_cases(hyper)
+    yield from unit_cases()
 
 
 CASES: tuple[Case, ...] = tuple({str(case): case for case in every_case()}.values())

@@ -1,13 +1,13 @@
-"""The cases of the ops with norms of whole tensors."""
+"""The cases of the ops with sums over whole tensors, or over their units."""
 
 import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fastadam.arena import segment_table, tile_rows
+from fastadam.arena import segment_table, tile_rows, unit_rows
 from fastadam.case import Array, Case, Shape, given, junk, normal, squares
-from fastadam.kernels import TILE
+from fastadam.kernels import TILE, UNITS
 
 
 def layerwise_cases(hyper: Callable[[bool, float], Array]) -> Iterator[Case]:
@@ -44,3 +44,19 @@ def layerwise_cases(hyper: Callable[[bool, float], Array]) -> Iterator[Case]:
         kept = {"m": flat, "v": Array((n,), squares)}
         yield Case("lamb_update", {"p": p}, {**kept, "norms": of_tensors, "h": h, "tiles": tiles})
         yield Case("lars_update", {"p": p, "m": m}, {"g": flat, "norms": of_tensors, "h": h, "tiles": tiles})
+
+
+def unit_cases() -> Iterator[Case]:
+    """Filters, linear weights and vectors: fewer units than are worked on as one, as many, and more."""
+    for shapes in (
+        {"a": (1,)},
+        {"a": (3, 3, 2, 5), "b": (5,), "c": (7, 33), "none": (0,), "d": (1, 1, 3, 16), "spared": (20,), "e": (1, 1)},
+        {"a": (3, 3, 20, 35), "b": (50, 401), "c": (1003,), "d": (2, 1, 1, 1)},
+    ):
+        n = segment_table(shapes)[1]
+        rows = unit_rows(shapes, lambda name: name != "spared")
+        units = Array((len(rows), 5), given(*itertools.chain(*rows), dtype=np.int64))
+        flat, g, by_unit = Array((n,), normal), Array((n,), normal, terms=4), Array((len(rows), UNITS), junk, terms=4)
+        for clip in (0.01, 1.0):  # nearly all clipped, or about half
+            yield Case("clip_units", {"g": g, "factors": by_unit}, {"p": flat, "units": units}, {"clip": clip})
+        yield Case("centre_units", {"g": g, "means": by_unit}, {"units": units})

@@ -42,6 +42,8 @@ class Plan:
     update         None (gradients only) or a rule of ``rules.MOMENTS``: over the flat arenas and INPUT h,
                    a row of ``rules.Hyper`` for parameters that decay and one for those that do not.
     decay          "weights": of convolutions and linear layers, not biases and norms; "all" of them.
+    centralize     whether the gradient of each unit of weights is freed of its mean (Yong et al. 2020); first of all.
+    clip_agc       largest norm of a unit's gradient, as a share of its parameters', or None (Brock et al. 2021).
     clip_norm      largest norm of the whole gradient, or None.
     part           None: a whole step. "first", "next", "last": one micro-batch of a step; gradients add
                    up in the arena SUM, and only the last has an update.
@@ -69,6 +71,8 @@ class Plan:
         smoothing: float = 0.0,
         eps: float = 1e-5,
         update: str | None = None,
+        centralize: bool = False,
+        clip_agc: float | None = None,
         clip_norm: float | None = None,
         decay: str = "weights",
         part: str | None = None,
@@ -79,6 +83,10 @@ class Plan:
         count = batch if image_count is None else image_count
         _check_settings(batch, mode, source, count, augment, smoothing)
         _check_update(mode, update, clip_norm, decay, part, ema)
+        if clip_agc is not None and (update is None or not clip_agc > 0):
+            raise ValueError(f"clip_agc {clip_agc} must be above 0 and have an update to clip for")
+        if centralize and update is None:
+            raise ValueError("centralize changes the gradients of an update; give one")
         self.graph, self.batch, self.mode, self.update = graph, batch, mode, update
         self.part, self.average = part, average or ema
         self.groups = decay_groups(graph, decay) if update else ()
@@ -94,6 +102,7 @@ class Plan:
         if part:
             planner.accumulate(part)
         if update:
+            planner.shape_gradient(centralize, clip_agc)
             planner.update(update, clip_norm, decay, ema)
         self.calls, self._raws, self.tables = tuple(planner.calls), planner.raws, planner.tables
 

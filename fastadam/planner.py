@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fastadam.arena import group_runs, segment_table, tile_rows
+from fastadam.arena import group_runs, segment_table, tile_rows, unit_rows
 from fastadam.calls import Call, Slot, absent
 from fastadam.graph import Graph, Node, Shape
-from fastadam.kernels import MOST_LANES, rules
+from fastadam.kernels import MOST_LANES, UNITS, rules
 from fastadam.kernels.updates import UPDATES, between
 from fastadam.values import NO_VECTOR, Raw, Stage, View
 
@@ -400,6 +400,25 @@ class Planner:
         y, x = (gradient, total) if part == "last" else (total, gradient)
         self._call("accumulate", [y], [x])
 
+    def shape_gradient(self, centralize: bool, clip_agc: float | None) -> None:
+        """What is done to the gradient unit by unit, before anything else: its means taken off, then clipped.
+
+        Means are those of weights; what is clipped is all but the layers that make the output (Brock et al. 2021,
+        section 4.1).
+        """
+        gradient, shapes = self._flat("GRAD"), self.graph.trained()
+        weights = {name for name, shape in shapes.items() if len(shape) > 1}
+        if centralize:
+            units = self._table("units.centre", unit_rows(shapes, weights.__contains__))
+            means = Slot("gradient.means", (units.shape[0], UNITS), "STAT")
+            self._call("centre_units", [gradient, means], [units])
+        last = output_layers(self.graph)
+        rows = unit_rows(shapes, lambda name: name.rpartition(".")[0] not in last)
+        if clip_agc is not None and rows:
+            units = self._table("units.clip", rows)
+            factors = Slot("gradient.factors", (units.shape[0], UNITS), "STAT")
+            self._call("clip_units", [gradient, factors], [self._flat("PARAM"), units], clip=float(clip_agc))
+
     def update(self, rule: str, clip_norm: float | None, decay: str, ema: bool) -> None:
         """The ops of a rule over the flat arenas, their gradients clipped first if asked for."""
         h, gradient = Slot("h", (GROUPS, len(rules.Hyper._fields)), "INPUT"), self._flat("GRAD")
@@ -438,6 +457,17 @@ def decay_groups(graph: Graph, decay: str) -> tuple[tuple[int, int, int], ...]:
     Decay "all" spares nothing, as PyTorch does with one group of parameters.
     """
     return group_runs(graph.trained(), _decay_group(graph, decay))
+
+
+def output_layers(graph: Graph) -> set[str]:
+    """Convolutions and linear layers whose value reaches the output through no other."""
+    makes, layers = {graph.output}, set[str]()
+    for node in reversed(graph.nodes):
+        if node.name in makes and node.op in ("conv", "linear"):
+            layers.add(node.name)
+        elif node.name in makes:
+            makes.update(node.inputs)
+    return layers
 
 
 def tensor_tiles(graph: Graph, decay: str) -> tuple[tuple[int, int, int, int], ...]:

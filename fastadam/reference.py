@@ -16,6 +16,8 @@ import numpy as np
 from fastadam.bfloat16 import widened
 from fastadam.kernels import rules
 from fastadam.kernels.rules import GRAD_SCALE, WEIGHT_DECAY, Hyper
+from fastadam.reference_layerwise import centre_units as centre_units
+from fastadam.reference_layerwise import clip_units as clip_units
 from fastadam.reference_layerwise import lamb_moments as lamb_moments
 from fastadam.reference_layerwise import lamb_update as lamb_update
 from fastadam.reference_layerwise import lars_update as lars_update

@@ -1,4 +1,6 @@
-"""The part of ``fastadam.reference`` with norms of whole tensors: LAMB and LARS, tile by tile."""
+"""The part of ``fastadam.reference`` with sums over whole tensors, LAMB and LARS tile by tile, or over their units."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -47,3 +49,28 @@ def lars_update(p: Array, m: Array, g: Array, norms: Array, h: Array, tiles: Arr
         rate = s.trust * of_p / (s.grad_scale * of_g + s.weight_decay * of_p) if of_p * of_g * s.trust != 0 else 1
         m[at] = s.momentum * m[at] + s.lr * rate * (s.grad_scale * g[at] + s.weight_decay * p[at])
         p[at] -= m[at]
+
+
+def _elements(units: Array) -> Iterator[tuple[int, int, Array]]:
+    """(row of units, unit within it, its elements)."""
+    for row, (start, across, along, count, length) in enumerate(units):
+        for unit in range(count):
+            yield row, unit, start + unit * across + along * np.arange(length)
+
+
+def clip_units(g: Array, factors: Array, p: Array, units: Array, clip: float) -> None:
+    """Brock et al. 2021, equation 3, with their eps of 0.001 for the norm of parameters."""
+    factors[...] = 1
+    for row, unit, at in _elements(units):
+        largest, norm = clip * np.maximum(np.linalg.norm(p[at]), 1e-3), np.linalg.norm(g[at])
+        if not norm <= largest:
+            factors[row, unit] = largest / norm
+            g[at] *= largest / norm
+
+
+def centre_units(g: Array, means: Array, units: Array) -> None:
+    """Yong et al. 2020, equation 1."""
+    means[...] = 0
+    for row, unit, at in _elements(units):
+        means[row, unit] = g[at].mean()
+        g[at] -= means[row, unit]

@@ -77,7 +77,11 @@ class Trainer:
     schedule, warmup  course of the rate over ``fit`` (see ``fastadam.schedule``), warmup in epochs
     milestones, gamma of the schedule "step": fractions of the run below 1, else epochs; factor of the rate
     augment           of uint8 images: some of "flip", "crop", "cutout"
-    clip_norm         gradients are scaled to this global norm where theirs is greater
+    centralize        the gradient of each output's weights is freed of its mean (Yong et al. 2020); before clipping
+    clip_agc          adaptive gradient clipping (Brock et al. 2021): the gradient of what makes one output, and of
+                      each vector, is scaled to this share of the norm of its parameters where it is longer; not in
+                      the last layer; 0.01, say
+    clip_norm         gradients are scaled to this global norm where theirs is greater, after the two above
     decay             what weight decay is for: "weights" of convolutions and linear layers, or "all" parameters,
                       biases and norms too, as PyTorch has it
     ema               decay of an average of the weights, such as 0.999; ``fit`` validates the average
@@ -102,6 +106,8 @@ class Trainer:
         gamma: float = GAMMA,
         augment: Sequence[str] = (),
         label_smoothing: float = 0.0,
+        centralize: bool = False,
+        clip_agc: float | None = None,
         clip_norm: float | None = None,
         decay: str = "weights",
         ema: float | None = None,
@@ -125,7 +131,11 @@ class Trainer:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
         check_schedule(self.optimizer.name, schedule)
-        self.settings = training_settings(self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema)
+        if clip_agc is not None and not clip_agc > 0:
+            raise ValueError(f"clip_agc must be above 0, it is {clip_agc}")
+        self.settings = training_settings(
+            self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc
+        )
         self.device = get_device(device, threads, precision)
         dtype = rules.MOMENT_DTYPES.get(self.optimizer.rule, "float32")
         self.moments = {name.upper(): Arena(model.graph.trained(), dtype=dtype) for name in self.optimizer.moment_names}
@@ -460,13 +470,15 @@ def parts_of(count: int) -> list[str | None]:
 
 def training_settings(
     optimizer: str, augment: Sequence[str], label_smoothing: float, clip_norm: float | None, decay: str,
-    ema: float | None,
+    ema: float | None, centralize: bool = False, clip_agc: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Settings of the training plans of a ``Trainer`` that is made with these."""
     return {
         "augment": Augment.named(augment),
         "smoothing": label_smoothing,
         "update": optimizer,
+        "centralize": bool(centralize),
+        "clip_agc": clip_agc,
         "clip_norm": clip_norm,
         "decay": decay,
         "ema": ema is not None,
@@ -477,7 +489,15 @@ def training_settings(
 def plan_settings(settings: Mapping[str, Any], part: str | None) -> dict[str, Any]:
     """Settings of a training plan for one part of a step: only a whole step and the last part have an update."""
     if part in ("first", "next"):
-        settings = {**settings, "update": None, "clip_norm": None, "ema": False, "average": False}
+        none = {
+            "update": None,
+            "centralize": False,
+            "clip_agc": None,
+            "clip_norm": None,
+            "ema": False,
+            "average": False,
+        }
+        settings = {**settings, **none}
     return {**settings, "part": part}
 
 

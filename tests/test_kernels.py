@@ -91,6 +91,7 @@ SEEN = {  # the input whose NaN has to reach an out: what a diverged run would b
     "linear_backward": "dz", "avgpool_backward": "dy", "join_backward": "dz", "norm_lanes": "g",
     "ema_update": "p", "accumulate": "x", **{f"{rule}_update": "g" for rule in MOMENTS},
     "tile_squares": "g", "tensor_norms": "squares", "lamb_moments": "g", "lamb_update": "m", "lars_update": "g",
+    "clip_units": "p",
 }  # fmt: skip
 
 

@@ -27,6 +27,10 @@ tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for e
 **Tiles.** Where norms of whole tensors are asked for, ``tiles`` (T, 4) int64 has rows (start, end, group, tensor):
 tensor 0, 1, ... cut into pieces of up to ``TILE`` elements, in order, each starting at a multiple of 16. A sum over a
 tensor is kept by tile, and its tiles are added in their order: the bits depend on shapes only.
+
+**Units.** What feeds one output: a column of filters, a row of a linear weight; a vector is one unit. ``units`` (T, 5)
+int64 has rows (start, across, along, count, length): ``count`` units of one tensor, up to ``UNITS``, element k of
+unit u being start + u * across + k * along, k < length. One of the steps is 1.
 """
 
 MOST_LANES = 64
@@ -34,6 +38,9 @@ MOST_LANES = 64
 
 TILE = 4096
 """Elements of a tensor that are summed up as one."""
+
+UNITS = 16
+"""Units of a tensor that are worked on as one."""
 
 PRECISIONS = ("float32", "tf32", "bf16")
 """What the operands of matrix products are rounded to; sums, and all that is stored, are float32."""
@@ -57,7 +64,9 @@ OPS = (
     "bn_backward_finalize",
     "bn_finalize",
     "bn_inference",
+    "centre_units",
     "clip_factor",
+    "clip_units",
     "conv2d_backward",
     "conv2d_forward",
     "dropout_backward",

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from numpy import float32
 
 ZERO, ONE, TWO, FOUR, EIGHT = float32(0), float32(1), float32(2), float32(4), float32(8)
+LEAST_NORM = float32(1e-3)
 
 
 class Hyper(NamedTuple):
@@ -316,3 +317,15 @@ def lars(p, m, g, trust, h):
     g = g * h.grad_scale + h.weight_decay * p
     m = h.momentum * m + h.lr * trust * g
     return p - m, m
+
+
+# Gradients by unit --------------------------------------------------------------------------------------------
+
+
+def unit_factor(g_norm, p_norm, clip):
+    """Adaptive gradient clipping: Brock et al. 2021, equation 3: what to multiply the gradient of a unit by.
+
+    A unit's gradient is to be no longer than ``clip`` times its parameters, and these count as 0.001 long at the least.
+    """
+    most = clip * (LEAST_NORM if p_norm < LEAST_NORM else p_norm)
+    return ONE if g_norm <= most else most / g_norm

@@ -14,7 +14,7 @@ from fastadam.kernels import rules
 from fastadam.kernels.cpu.jit import inlined, leaf, serial
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.simd import WIDTH, load, store
-from fastadam.kernels.cpu.squares import add_squares, no_squares, sum_of
+from fastadam.kernels.cpu.sums import add_squares, no_sums, sum_of
 from fastadam.kernels.cpu.updates import hyper_of
 
 _lamb_moments = inlined(rules.lamb_moments)
@@ -30,7 +30,7 @@ def _lamb_moments_tile(worker, tile, m, v, squares, p, g, h, tiles):
     i, j, hyper = tiles[tile, 0], tiles[tile, 1], hyper_of(h[tiles[tile, 2]])
     ms, vs, ps, gs = m[i:j], v[i:j], p[i:j], g[i:j]
     whole = ms.size // WIDTH * WIDTH
-    of_p, of_step = no_squares(), no_squares()
+    of_p, of_step = no_sums(), no_sums()
     for k in range(0, whole, WIDTH):
         value = load(ps, k)
         first, second = _lamb_moments(load(ms, k), load(vs, k), load(gs, k), hyper)
@@ -64,7 +64,7 @@ def _tile_squares(worker, tile, squares, p, g, tiles):
     i, j = tiles[tile, 0], tiles[tile, 1]
     ps, gs = p[i:j], g[i:j]
     whole = ps.size // WIDTH * WIDTH
-    of_p, of_g = no_squares(), no_squares()
+    of_p, of_g = no_sums(), no_sums()
     for k in range(0, whole, WIDTH):
         of_p, of_g = add_squares(of_p, load(ps, k)), add_squares(of_g, load(gs, k))
     p_squares, g_squares = sum_of(of_p), sum_of(of_g)

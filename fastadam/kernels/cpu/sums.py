@@ -1,6 +1,6 @@
-"""Sums of squares in float64, a vector at a time: one partial sum for each of its elements, added up at the end.
+"""Sums in float64, a vector at a time: one for each of its elements, which may be added up at the end.
 
-    total = no_squares()
+    total = no_sums()
     total = add_squares(total, load(x, i))      # i = 0, WIDTH, ...
     sum_of(total)
 
@@ -13,33 +13,43 @@ from numba.extending import intrinsic, models, register_model
 
 from fastadam.kernels.cpu.simd import WIDTH, vector
 
-_IR_SQUARES = ir.VectorType(ir.DoubleType(), WIDTH)
+_IR_SUMS = ir.VectorType(ir.DoubleType(), WIDTH)
 
 
-class _SquaresType(types.Type):
+class _SumsType(types.Type):
     """Numba's type of ``WIDTH`` sums in float64, in registers."""
 
     def __init__(self):
         super().__init__(name=f"float64x{WIDTH}")
 
 
-squares = _SquaresType()
+sums = _SumsType()
 
 
-@register_model(_SquaresType)
-class _SquaresModel(models.PrimitiveModel):
+@register_model(_SumsType)
+class _SumsModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, _IR_SQUARES)
+        super().__init__(manager, kind, _IR_SUMS)
 
 
 @intrinsic
-def no_squares(typingctx):
+def no_sums(typingctx):
     """Zero in every element."""
 
     def generate(context, builder, sig, args):
-        return ir.Constant(_IR_SQUARES, [0.0] * WIDTH)
+        return ir.Constant(_IR_SUMS, [0.0] * WIDTH)
 
-    return squares(), generate
+    return sums(), generate
+
+
+@intrinsic
+def add_values(typingctx, total, value):
+    """total + value, element by element."""
+
+    def generate(context, builder, sig, args):
+        return builder.fadd(args[0], builder.fpext(args[1], _IR_SUMS))
+
+    return sums(sums, vector), generate
 
 
 @intrinsic
@@ -47,10 +57,10 @@ def add_squares(typingctx, total, value):
     """total + value**2, element by element; the square of a float32 is exact in float64."""
 
     def generate(context, builder, sig, args):
-        wide = builder.fpext(args[1], _IR_SQUARES)
+        wide = builder.fpext(args[1], _IR_SUMS)
         return builder.fadd(args[0], builder.fmul(wide, wide, flags=("contract",)), flags=("contract",))
 
-    return squares(squares, vector), generate
+    return sums(sums, vector), generate
 
 
 @intrinsic
@@ -63,4 +73,14 @@ def sum_of(typingctx, total):
             result = builder.fadd(result, builder.extract_element(args[0], ir.IntType(32)(i)))
         return result
 
-    return types.float64(squares), generate
+    return types.float64(sums), generate
+
+
+@intrinsic
+def sum_at(typingctx, total, index):
+    """Element ``index``."""
+
+    def generate(context, builder, sig, args):
+        return builder.extract_element(args[0], builder.trunc(args[1], ir.IntType(32)))
+
+    return types.float64(sums, types.intp), generate
