@@ -497,7 +497,7 @@ def plan_settings(settings: Mapping[str, Any], part: str | None) -> dict[str, An
             "ema": False,
             "average": False,
         }
-        settings = {**settings, **none}
+        settings = {**settings, **none, "average": False}
     return {**settings, "part": part}
 
 
