@@ -12,8 +12,8 @@ from fastadam.kernels import rules
 from fastadam.kernels.cuda import exact
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.launch import Launch, op
-from fastadam.kernels.cuda.ptx import ZERO, load4, store4
-from fastadam.kernels.rules import Hyper
+from fastadam.kernels.cuda.ptx import ZERO, load4, load_rows, store_rows
+from fastadam.kernels.cuda.updates import THREADS, hyper_of
 
 _lamb_moments = device(rules.lamb_moments)
 _lamb_step = device(rules.lamb_step)
@@ -22,25 +22,8 @@ _lamb = device(rules.lamb)
 _lars_trust = device(rules.lars_trust)
 _lars = device(rules.lars)
 
-THREADS = 256
 BOTH = 2 * THREADS
-FIELDS = len(Hyper._fields)
 NONE, ONE, TWO, THREE, FOUR, ROW = uint32(0), uint32(1), uint32(2), uint32(3), uint32(4), uint32(4 * THREADS)
-
-
-@device
-def _hyper(h, group):
-    """Row ``group`` of h."""
-    i = uint32(group * uint32(FIELDS))
-    return Hyper(
-        h[i], h[uint32(i + uint32(1))], h[uint32(i + uint32(2))], h[uint32(i + uint32(3))], h[uint32(i + uint32(4))],
-        h[uint32(i + uint32(5))], h[uint32(i + uint32(6))], h[uint32(i + uint32(7))], h[uint32(i + uint32(8))],
-        h[uint32(i + uint32(9))], h[uint32(i + uint32(10))], h[uint32(i + uint32(11))], h[uint32(i + uint32(12))],
-        h[uint32(i + uint32(13))], h[uint32(i + uint32(14))], h[uint32(i + uint32(15))], h[uint32(i + uint32(16))],
-        h[uint32(i + uint32(17))], h[uint32(i + uint32(18))], h[uint32(i + uint32(19))], h[uint32(i + uint32(20))],
-        h[uint32(i + uint32(21))], h[uint32(i + uint32(22))], h[uint32(i + uint32(23))], h[uint32(i + uint32(24))],
-        h[uint32(i + uint32(25))], h[uint32(i + uint32(26))],
-    )  # fmt: skip
 
 
 @device
@@ -72,35 +55,37 @@ def _put_squares(squares, shared, count, high, low, other_high, other_low):
         squares[uint32(tile + count)] = exact.rounded(other_high, other_low)
 
 
+@device
+def _lamb_row(row, hyper):
+    """((new m, new v), step) of (p, m, v, g)."""
+    m, v = _lamb_moments(row[1], row[2], row[3], hyper)
+    return (m, v), _lamb_step(row[0], m, v, hyper)
+
+
 @kernel(THREADS)
 def _moments(m, v, squares, p, g, h, tiles, count):
     shared = cuda.shared.array(BOTH, float32)
     i, end, group, _ = _tile(tiles)
-    hyper = _hyper(h, group)
+    hyper = hyper_of(h, group)
     high = low = step_high = step_low = ZERO
     while i < end:
         if uint32(i + FOUR) <= end:
-            p4, m4, v4, g4 = load4(p, i), load4(m, i), load4(v, i), load4(g, i)
-            m0, v0 = _lamb_moments(m4[0], v4[0], g4[0], hyper)
-            m1, v1 = _lamb_moments(m4[1], v4[1], g4[1], hyper)
-            m2, v2 = _lamb_moments(m4[2], v4[2], g4[2], hyper)
-            m3, v3 = _lamb_moments(m4[3], v4[3], g4[3], hyper)
-            store4(m, i, (m0, m1, m2, m3))
-            store4(v, i, (v0, v1, v2, v3))
-            high, low = _add_squares(high, low, p4)
-            step = (
-                _lamb_step(p4[0], m0, v0, hyper), _lamb_step(p4[1], m1, v1, hyper),
-                _lamb_step(p4[2], m2, v2, hyper), _lamb_step(p4[3], m3, v3, hyper),
-            )  # fmt: skip
-            step_high, step_low = _add_squares(step_high, step_low, step)
+            a, b, c, d = load_rows((p, m, v, g), i, 4)
+            a_new, a_step = _lamb_row(a, hyper)
+            b_new, b_step = _lamb_row(b, hyper)
+            c_new, c_step = _lamb_row(c, hyper)
+            d_new, d_step = _lamb_row(d, hyper)
+            store_rows((m, v), i, (a_new, b_new, c_new, d_new))
+            high, low = _add_squares(high, low, (a[0], b[0], c[0], d[0]))
+            step_high, step_low = _add_squares(step_high, step_low, (a_step, b_step, c_step, d_step))
         else:
             k = i
             while k < end:
-                first, second = _lamb_moments(m[k], v[k], g[k], hyper)
-                m[k], v[k] = first, second
-                high, low = exact.add_product(high, low, p[k], p[k])
-                last = _lamb_step(p[k], first, second, hyper)
-                step_high, step_low = exact.add_product(step_high, step_low, last, last)
+                (row,) = load_rows((p, m, v, g), k, 1)
+                new, step = _lamb_row(row, hyper)
+                store_rows((m, v), k, (new,))
+                high, low = exact.add_product(high, low, row[0], row[0])
+                step_high, step_low = exact.add_product(step_high, step_low, step, step)
                 k = uint32(k + ONE)
         i = uint32(i + ROW)
     _put_squares(squares, shared, count, high, low, step_high, step_low)
@@ -197,23 +182,28 @@ def tensor_norms(norms, squares, tiles):
     yield Launch(_norms, norms.shape[0], (norms, squares, tiles, tiles.shape[0]))
 
 
+@device
+def _lamb_moved(row, trust, hyper):
+    """(new p,) of (p, m, v)."""
+    return (_lamb(row[0], _lamb_step(row[0], row[1], row[2], hyper), trust, hyper),)
+
+
 @kernel(THREADS)
 def _lamb_tiles(p, m, v, norms, h, tiles):
     i, end, group, tensor = _tile(tiles)
-    hyper = _hyper(h, group)
+    hyper = hyper_of(h, group)
     trust = _lamb_trust(norms[uint32(tensor + tensor)], norms[uint32(tensor + tensor + ONE)], hyper)
     while i < end:
         if uint32(i + FOUR) <= end:
-            p4, m4, v4 = load4(p, i), load4(m, i), load4(v, i)
-            p0 = _lamb(p4[0], _lamb_step(p4[0], m4[0], v4[0], hyper), trust, hyper)
-            p1 = _lamb(p4[1], _lamb_step(p4[1], m4[1], v4[1], hyper), trust, hyper)
-            p2 = _lamb(p4[2], _lamb_step(p4[2], m4[2], v4[2], hyper), trust, hyper)
-            p3 = _lamb(p4[3], _lamb_step(p4[3], m4[3], v4[3], hyper), trust, hyper)
-            store4(p, i, (p0, p1, p2, p3))
+            a, b, c, d = load_rows((p, m, v), i, 4)
+            first, second = _lamb_moved(a, trust, hyper), _lamb_moved(b, trust, hyper)
+            third, fourth = _lamb_moved(c, trust, hyper), _lamb_moved(d, trust, hyper)
+            store_rows((p,), i, (first, second, third, fourth))
         else:
             k = i
             while k < end:
-                p[k] = _lamb(p[k], _lamb_step(p[k], m[k], v[k], hyper), trust, hyper)
+                (row,) = load_rows((p, m, v), k, 1)
+                store_rows((p,), k, (_lamb_moved(row, trust, hyper),))
                 k = uint32(k + ONE)
         i = uint32(i + ROW)
 
@@ -234,21 +224,18 @@ def lamb_update(p, m, v, norms, h, tiles):
 @kernel(THREADS)
 def _lars_tiles(p, m, g, norms, h, tiles):
     i, end, group, tensor = _tile(tiles)
-    hyper = _hyper(h, group)
+    hyper = hyper_of(h, group)
     trust = _lars_trust(norms[uint32(tensor + tensor)], norms[uint32(tensor + tensor + ONE)], hyper)
     while i < end:
         if uint32(i + FOUR) <= end:
-            p4, m4, g4 = load4(p, i), load4(m, i), load4(g, i)
-            p0, m0 = _lars(p4[0], m4[0], g4[0], trust, hyper)
-            p1, m1 = _lars(p4[1], m4[1], g4[1], trust, hyper)
-            p2, m2 = _lars(p4[2], m4[2], g4[2], trust, hyper)
-            p3, m3 = _lars(p4[3], m4[3], g4[3], trust, hyper)
-            store4(p, i, (p0, p1, p2, p3))
-            store4(m, i, (m0, m1, m2, m3))
+            a, b, c, d = load_rows((p, m, g), i, 4)
+            new = _lars(*a, trust, hyper), _lars(*b, trust, hyper), _lars(*c, trust, hyper), _lars(*d, trust, hyper)
+            store_rows((p, m), i, new)
         else:
             k = i
             while k < end:
-                p[k], m[k] = _lars(p[k], m[k], g[k], trust, hyper)
+                (row,) = load_rows((p, m, g), k, 1)
+                store_rows((p, m), k, (_lars(*row, trust, hyper),))
                 k = uint32(k + ONE)
         i = uint32(i + ROW)
 
