@@ -11,8 +11,9 @@ from small import course, norm_model, small_data, small_model
 from test_plan import check_plan
 
 from fastadam import models
-from fastadam.arena import segment_table, tile_rows
+from fastadam.arena import Arena, segment_table, tile_rows
 from fastadam.kernels import TILE, cpu
+from fastadam.kernels.updates import UPDATES, between
 from fastadam.optim import LAMB, LARS, OPTIMIZERS
 from fastadam.optim.base import Optimizer
 from fastadam.oracles import ORACLES
@@ -111,6 +112,32 @@ def test_settings_that_make_no_sense(wrong, told):
         LARS(**wrong)
 
 
+@each_rule
+def test_bits_are_those_of_the_arena_kernels(rule):
+    """Arrays of every size side by side in one arena, as training has them, and arrays by name."""
+    rng = np.random.default_rng(0)
+    shapes = {"scalar": (), "vector": (7,), "none": (0, 3), "filter": (3, 3, 16, 16), "large": (3 * TILE + 17,)}
+    optimizer = OPTIMIZERS[rule](None, lr=0.1, weight_decay=0.1)
+    p, g = Arena(shapes), Arena(shapes)
+    kept = {moment: Arena(shapes) for moment in optimizer.moment_names}
+    p.load({name: np.array(rng.standard_normal(shape), np.float32) for name, shape in shapes.items()})
+    params = {name: view.copy() for name, view in p.views.items()}
+    own = OPTIMIZERS[rule](params, **optimizer.settings())
+    tiles = np.array(tile_rows(shapes, lambda name: 0))
+    arrays = {"p": p.flat, "g": g.flat, "tiles": tiles, **{key: arena.flat for key, arena in kept.items()}}
+    arrays |= {key: np.empty(shape, np.float32) for key, shape in between(len(tiles), len(shapes)).items()}
+    for t in (1, 2, 3):
+        g.load({name: np.array(rng.standard_normal(shape), np.float32) for name, shape in shapes.items()})
+        arrays["h"] = optimizer.hyper(t)[None]
+        for op, outs, ins in UPDATES[rule]:
+            getattr(cpu, op)(*(arrays[key] for key in outs + ins))
+        own.step(g.views)
+    for name, array in params.items():
+        assert array.tobytes() == p.views[name].tobytes(), name
+        for key, arena in kept.items():
+            assert own.moments[key][name].tobytes() == arena.views[name].tobytes(), (key, name)
+
+
 # In a trainer -----------------------------------------------------------------------------------------------
 
 
@@ -135,7 +162,7 @@ def test_calls_keep_to_their_memory(rule):
     params, state, x, labels = draw_arrays(graph, 3)
     arenas = make_arenas(graph, params, state)
     program = bind(Plan(graph, 3, source="float32", update=rule, clip_norm=1.0), arenas, x, labels)
-    program.inputs["h"][...] = make(rule).groups(1)
+    program.inputs["h"][...] = make(rule).decay_rows(1)
     run_checked(program)
     assert all((arenas["PARAM"].views[name] != before).any() for name, before in params.items())
 

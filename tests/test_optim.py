@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
 from fastadam import data, models, optim
-from fastadam.kernels.rules import MOMENTS, Hyper
+from fastadam.kernels.rules import LAYERWISE, MOMENTS, Hyper
 from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.oracles import ORACLES
 from fastadam.trainer import Trainer
@@ -86,6 +86,8 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "padam": {"partial": (1 / 16, 1 / 8, 7 / 16, 1 / 2), "decoupled_weight_decay": BOTH},
     "adan": {},
     "lion": {},
+    "lamb": {},
+    "lars": {"lr": (10.0,), "momentum": (0.0, 0.9)},
 }
 
 
@@ -138,12 +140,14 @@ def our_walk(case: Combination, start: np.ndarray, gradients: np.ndarray) -> Ite
 
 
 def oracle_walk(case: Combination, start: np.ndarray, gradients: np.ndarray) -> Iterator[np.ndarray]:
-    """The paper's; NaN from the step on at which rounding decides a sign."""
-    p, kept, given = start.astype(np.float64), {}, OPTIMIZERS[case.name](None, **case.chosen).settings()
+    """The paper's, array by array; NaN from the step on at which rounding decides a sign."""
+    p, given = pieces(start.astype(np.float64)), OPTIMIZERS[case.name](None, **case.chosen).settings()
+    kept: dict[str, dict[str, np.ndarray]] = {key: {} for key in p}
     for t, g in enumerate(gradients.astype(np.float64), 1):
-        p = ORACLES[case.name](p, g, kept, t, given)
-        p = np.where(np.abs(kept.get("c", 1.0)) > UNDECIDED, p, np.nan)
-        yield p
+        for key, part in pieces(g).items():
+            new = ORACLES[case.name](p[key], part, kept[key], t, given)
+            p[key] = np.where(np.abs(kept[key].get("c", 1.0)) > UNDECIDED, new, np.nan)
+        yield joined(p)
 
 
 def differences(one: np.ndarray, other: np.ndarray) -> float:
@@ -209,6 +213,7 @@ hypers = {
     "final_lr": st.floats(1e-3, 0.2),
     "gamma": st.floats(0.05, 1),
     "partial": st.integers(1, 8).map(lambda eighths: eighths / 16),
+    "trust_coefficient": st.floats(1e-3, 0.1),
     "amsgrad": st.booleans(),
     "decoupled_weight_decay": st.booleans(),
     "nesterov": st.just(False),
@@ -286,6 +291,8 @@ VALLEYS: dict[str, dict[str, Any]] = {
     "padam": {"lr": 0.05, "partial": 1 / 4},
     "adan": {"lr": 0.01},
     "lion": {"lr": 1e-3},
+    "lamb": {"lr": 0.01, "weight_decay": 0.0},
+    "lars": {"lr": 0.01, "momentum": 0.5, "trust_coefficient": 1.0, "weight_decay": 0.0},
 }
 """Settings to find the end of the valley with."""
 
@@ -301,6 +308,8 @@ BOWLS: dict[str, dict[str, Any]] = {
     "padam": {"lr": 0.1},
     "adan": {"lr": 0.1},
     "lion": {"lr": 0.03},
+    "lamb": {"lr": 0.01, "weight_decay": 0.0},
+    "lars": {"lr": 0.01, "momentum": 0.5, "trust_coefficient": 1.0, "weight_decay": 0.0},
 }
 
 
@@ -351,6 +360,8 @@ FIRST_STEPS = {
     "padam": lambda g: g / (abs(g) + 1e-8) ** 0.25,
     "adan": _sign,
     "lion": lambda g: math.copysign(1, g),
+    "lamb": lambda g: g / (abs(g) + 1e-6),  # of a zero, whose norm scales nothing
+    "lars": lambda g: g,
 }
 """What the first step of a gradient is, in units of lr, with defaults."""
 
@@ -417,14 +428,16 @@ def test_without_corrections_steps_would_be_wrong_for_long():
 DECOUPLED = [("adamw", {}), ("adan", {}), ("lion", {})] + [
     (name, {"decoupled_weight_decay": True}) for name in ("nadam", "radam", "adabelief", "adabound", "padam")
 ]
-L2 = [(name, {}) for name in OPTIMIZERS if name not in ("adamw", "adan", "lion")] + [
+OF_ITS_OWN = [("lamb", {}), ("lars", {})]
+"""It goes into norms: ``test_layerwise.py`` has it."""
+L2 = [(name, {}) for name in OPTIMIZERS if name not in ("adamw", "adan", "lion", *LAYERWISE)] + [
     ("adam", {"amsgrad": True}),
     ("sgd", {"momentum": 0.9}),
 ]
 
 
 def test_every_optimiser_decays():
-    assert {name for name, _ in DECOUPLED + L2} == OPTIMIZERS.keys()
+    assert {name for name, _ in DECOUPLED + OF_ITS_OWN + L2} == OPTIMIZERS.keys()
 
 
 @pytest.mark.parametrize(("name", "chosen"), [*DECOUPLED, ("adamw", {"amsgrad": True})], ids=str)
@@ -692,7 +705,10 @@ def test_zero_stays_zero(case):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
 def test_a_gradient_that_is_not_finite_is_seen(name, chosen, bad, rng):
-    """NaN makes the parameter NaN, for good; infinity shows there or in what is kept. The others go on as they do."""
+    """NaN makes the parameter NaN, for good; infinity shows there or in what is kept. The others go on as they do.
+
+    But for those whose rate comes from the norm of all.
+    """
     start, gradients = rng.standard_normal(40), rng.standard_normal((9, 40))
     spoilt = gradients.copy()
     spoilt[4, 17] = bad
@@ -701,13 +717,16 @@ def test_a_gradient_that_is_not_finite_is_seen(name, chosen, bad, rng):
         assert np.isnan(p[17])
     assert not all(np.isfinite(a[17]) for a in (p, *kept_of(optimizer).values()))
     others = np.arange(40) != 17
-    assert np.array_equal(p[others], q[others])
+    if name not in LAYERWISE:
+        assert np.array_equal(p[others], q[others])
+    elif np.isnan(bad):
+        assert np.isnan(p).all()
 
 
 @pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
 def test_a_parameter_that_is_not_a_number_stays_so(name, chosen):
     p, _ = walk(name, [1.0, np.nan], np.ones((3, 2)), chosen)
-    assert np.isnan(p).tolist() == [False, True]
+    assert np.isnan(p).tolist() == [name in LAYERWISE, True]
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-18, 1e-8, 1e8, 1e18])
@@ -742,7 +761,7 @@ def test_moments_of_squares_are_never_negative(name, rng):
 # Arrays, steps, and going on ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "chosen"), RULES, ids=str)
+@pytest.mark.parametrize(("name", "chosen"), [rule for rule in RULES if rule[0] not in LAYERWISE], ids=str)
 def test_split_or_joined_makes_no_difference(name, chosen, rng):
     """Elements are independent: any shapes, in any order, give the bits that one flat array gives."""
     start = rng.standard_normal(20_011).astype(np.float32)
@@ -827,6 +846,7 @@ NONSENSE: dict[str, tuple[float, ...]] = {
     "final_lr": (0.0, -0.1, math.nan),
     "gamma": (0.0, -0.1, math.nan),
     "partial": (0.0, 0.1, 0.5625, -0.125, math.nan),
+    "trust_coefficient": (0.0, -0.1, math.nan, math.inf),
 }
 
 
@@ -898,6 +918,8 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "padam": {"lr": 0.02},
     "adan": {"lr": 2e-3},
     "lion": {},
+    "lamb": {"lr": 0.01},
+    "lars": {"lr": 5.0},
 }
 """Settings to train a network with, where the defaults are not the best."""
 

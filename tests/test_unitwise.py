@@ -122,7 +122,7 @@ def test_calls_keep_to_their_memory(rule):
     arenas = make_arenas(graph, params, state)
     plan = Plan(graph, 3, source="float32", update=rule, centralize=True, clip_agc=0.01)
     program = bind(plan, arenas, x, labels)
-    program.inputs["h"][...] = optim.OPTIMIZERS[rule](None).groups(1)
+    program.inputs["h"][...] = optim.OPTIMIZERS[rule](None).decay_rows(1)
     run_checked(program)
 
 
