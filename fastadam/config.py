@@ -126,7 +126,7 @@ class TrainConfig:
         low=0,
         low_open=True,
         default_text=f"{RECIPE}; with another optimizer 0.001, 0.002 for adamax, nadam and lamb, 0.0025 for "
-        "schedulefree, 0.0001 for lion, 0.1 for sgd and padam, 1 for lars",
+        "schedulefree, 0.0001 for lion, 0.1 for sgd, padam and lars",
     )
     beta1: float | None = _number(
         None, "Decay of the mean of gradients.", low=0, high=1, high_open=True, default_text="0.9, and 0.98 for adan"

@@ -87,7 +87,7 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "adan": {},
     "lion": {},
     "lamb": {},
-    "lars": {"lr": (10.0,), "momentum": (0.0, 0.9)},
+    "lars": {"lr": (5.0,), "momentum": (0.0, 0.9)},
 }
 
 
@@ -919,7 +919,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "adan": {"lr": 2e-3},
     "lion": {},
     "lamb": {"lr": 0.01},
-    "lars": {"lr": 5.0},
+    "lars": {"lr": 0.02, "trust_coefficient": 0.3},
 }
 """Settings to train a network with, where the defaults are not the best."""
 

@@ -54,14 +54,15 @@ class LARS(Layerwise):
     """LARS (You, Gitman & Ginsburg 2017, Algorithm 1): SGD with momentum, each tensor at a local rate.
 
     That is trust_coefficient * |p| / (|g| + weight_decay * |p|), 1 where a norm is zero; lr is inside the momentum
-    buffer. What does not decay is plain SGD with momentum. weight_decay is the default of its authors' code.
+    buffer. What does not decay is plain SGD with momentum: it moves by lr itself, so that a net whose biases bear no
+    large rate wants a larger trust_coefficient instead. weight_decay is the default of its authors' code.
 
     momentum            kept share of the buffer
     trust_coefficient   how far a tensor moves at lr 1, as a share of its norm
     """
 
     name = "lars"
-    default_lr = 1.0
+    default_lr = 0.1
     default_weight_decay = 1e-4
 
     def __init__(
