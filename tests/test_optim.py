@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
 from fastadam import data, models, optim
+from fastadam.bfloat16 import widened
 from fastadam.kernels.rules import LAYERWISE, MOMENTS, Hyper
 from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.oracles import ORACLES
@@ -55,8 +56,9 @@ def walk(
 
 
 def kept_of(optimizer: Optimizer) -> dict[str, np.ndarray]:
-    """What the rule keeps of the only array."""
-    return {moment: arrays["p"] for moment, arrays in optimizer.moments.items()}
+    """What the rule keeps of the only array, in float32."""
+    kept = {moment: arrays["p"] for moment, arrays in optimizer.moments.items()}
+    return {moment: widened(array) if array.dtype == np.uint16 else array for moment, array in kept.items()}
 
 
 # As PyTorch and the papers have them --------------------------------------------------------------------------
@@ -88,7 +90,12 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "lion": {},
     "lamb": {},
     "lars": {"lr": (5.0,), "momentum": (0.0, 0.9)},
+    "schedulefree": {"warmup_steps": (0, 5)},
+    "adamw_bf16": {},
 }
+
+COARSER = {"adamw_bf16": 2000}
+"""How much more than in float32 moments of fewer digits may be off."""
 
 
 def combinations() -> Iterator[Combination]:
@@ -184,7 +191,7 @@ def test_steps_equal_pytorchs_and_the_papers(case, count, header):
     assert differences(ours[0], start) > 1e-3, "these steps must go somewhere"
     if case.name == "lion":
         assert np.isnan(papers[-1]).mean() < 1e-4 * count, "rounding decides more signs than it should"
-    columns = [list(map(differences, ours, papers))]
+    columns, coarser = [list(map(differences, ours, papers))], COARSER.get(case.name, 1)
     if torch is not None and case.name in TORCH_CLASSES:
         exact, coarse = (
             at_marks(torch_walk(case, dtype, start, gradients)) for dtype in (torch.float64, torch.float32)
@@ -197,7 +204,7 @@ def test_steps_equal_pytorchs_and_the_papers(case, count, header):
     print(f"{case!s:78}", *(f"{' '.join(f'{e:.1e}' for e in errors):24}" for errors in columns))
     for exactly, errors in zip((True, True, False, False), columns, strict=False):
         for t, error in zip(marks, errors, strict=True):
-            assert error < (4 + 8 * math.sqrt(t) if exactly else 4 + t) * ULP, (t, error)
+            assert error < (4 + 8 * math.sqrt(t) if exactly else 4 + t) * ULP * coarser, (t, error)
 
 
 hypers = {
@@ -217,6 +224,8 @@ hypers = {
     "amsgrad": st.booleans(),
     "decoupled_weight_decay": st.booleans(),
     "nesterov": st.just(False),
+    "warmup_steps": st.integers(0, 9),
+    "seed": st.integers(0, 2**63 - 1),
 }
 shapes = st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1, max_size=4)
 
@@ -226,7 +235,8 @@ shapes = st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1
 @given(drawn=st.data(), sizes=shapes, seed=st.integers(0, 2**32 - 1), count=st.integers(1, 8))
 def test_any_settings_on_any_shapes(name, drawn, sizes, seed, count):
     """Against the paper, in whatever settings; ranges keep eps large enough that float32 can tell."""
-    chosen = {key: drawn.draw(hypers[key], key) for key in OPTIMIZERS[name]().settings()}
+    ranges = {**hypers, "beta1": st.floats(0.1, 0.99)} if name == "schedulefree" else hypers
+    chosen = {key: drawn.draw(ranges[key], key) for key in OPTIMIZERS[name]().settings()}
     rng = np.random.default_rng(seed)
 
     def draw() -> dict[str, np.ndarray]:
@@ -243,7 +253,9 @@ def test_any_settings_on_any_shapes(name, drawn, sizes, seed, count):
             want = ORACLES[name](want, g[key].astype(np.float64), kept, t, optimizer.settings())
             largest = max(largest, np.abs(want).max(initial=0))
             decided &= np.abs(kept.get("c", 1.0)) > UNDECIDED
-        np.testing.assert_allclose(params[key][decided], want[decided], rtol=0, atol=2e-6 * count * largest)
+        np.testing.assert_allclose(
+            params[key][decided], want[decided], rtol=0, atol=2e-6 * count * largest * COARSER.get(name, 1)
+        )
 
 
 # Problems with a known end -----------------------------------------------------------------------------------
@@ -293,6 +305,8 @@ VALLEYS: dict[str, dict[str, Any]] = {
     "lion": {"lr": 1e-3},
     "lamb": {"lr": 0.01, "weight_decay": 0.0},
     "lars": {"lr": 0.01, "momentum": 0.5, "trust_coefficient": 1.0, "weight_decay": 0.0},
+    "schedulefree": {"lr": 0.3, "beta1": 0.99, "beta2": 0.99},
+    "adamw_bf16": {"lr": 0.1, "weight_decay": 0.0},
 }
 """Settings to find the end of the valley with."""
 
@@ -310,6 +324,8 @@ BOWLS: dict[str, dict[str, Any]] = {
     "lion": {"lr": 0.03},
     "lamb": {"lr": 0.01, "weight_decay": 0.0},
     "lars": {"lr": 0.01, "momentum": 0.5, "trust_coefficient": 1.0, "weight_decay": 0.0},
+    "schedulefree": {"lr": 0.3, "beta2": 0.99},
+    "adamw_bf16": {"lr": 0.3, "weight_decay": 0.0},
 }
 
 
@@ -362,6 +378,8 @@ FIRST_STEPS = {
     "lion": lambda g: math.copysign(1, g),
     "lamb": lambda g: g / (abs(g) + 1e-6),  # of a zero, whose norm scales nothing
     "lars": lambda g: g,
+    "schedulefree": _sign,  # the average of one is z itself
+    "adamw_bf16": _sign,  # whose moments are rounded after the step
 }
 """What the first step of a gradient is, in units of lr, with defaults."""
 
@@ -425,12 +443,12 @@ def test_without_corrections_steps_would_be_wrong_for_long():
 
 # Weight decay ------------------------------------------------------------------------------------------------
 
-DECOUPLED = [("adamw", {}), ("adan", {}), ("lion", {})] + [
+DECOUPLED = [("adamw", {}), ("adan", {}), ("lion", {}), ("adamw_bf16", {})] + [
     (name, {"decoupled_weight_decay": True}) for name in ("nadam", "radam", "adabelief", "adabound", "padam")
 ]
-OF_ITS_OWN = [("lamb", {}), ("lars", {})]
-"""It goes into norms: ``test_layerwise.py`` has it."""
-L2 = [(name, {}) for name in OPTIMIZERS if name not in ("adamw", "adan", "lion", *LAYERWISE)] + [
+OF_ITS_OWN = [("lamb", {}), ("lars", {}), ("schedulefree", {})]
+"""It goes into norms (``test_layerwise.py``), or into an average of what it decays (``test_schedulefree.py``)."""
+L2 = [(name, {}) for name in OPTIMIZERS if (name, {}) not in DECOUPLED + OF_ITS_OWN] + [
     ("adam", {"amsgrad": True}),
     ("sgd", {"momentum": 0.9}),
 ]
@@ -761,9 +779,14 @@ def test_moments_of_squares_are_never_negative(name, rng):
 # Arrays, steps, and going on ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "chosen"), [rule for rule in RULES if rule[0] not in LAYERWISE], ids=str)
+@pytest.mark.parametrize(
+    ("name", "chosen"), [rule for rule in RULES if rule[0] not in (*LAYERWISE, "adamw_bf16")], ids=str
+)
 def test_split_or_joined_makes_no_difference(name, chosen, rng):
-    """Elements are independent: any shapes, in any order, give the bits that one flat array gives."""
+    """Elements are independent: any shapes, in any order, give the bits that one flat array gives.
+
+    But for a rule that draws at random: what it draws is a function of an element's place in its array.
+    """
     start = rng.standard_normal(20_011).astype(np.float32)
     gradients = rng.standard_normal((5, 20_011)).astype(np.float32)
     flat, _ = walk(name, start, gradients, chosen)
@@ -847,6 +870,8 @@ NONSENSE: dict[str, tuple[float, ...]] = {
     "gamma": (0.0, -0.1, math.nan),
     "partial": (0.0, 0.1, 0.5625, -0.125, math.nan),
     "trust_coefficient": (0.0, -0.1, math.nan, math.inf),
+    "warmup_steps": (-1, 2.5, math.nan, math.inf),
+    "seed": (0.5, math.nan, math.inf),
 }
 
 
@@ -920,6 +945,8 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "lion": {},
     "lamb": {"lr": 0.01},
     "lars": {"lr": 0.02, "trust_coefficient": 0.3},
+    "schedulefree": {},
+    "adamw_bf16": {},
 }
 """Settings to train a network with, where the defaults are not the best."""
 
@@ -929,7 +956,9 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 def test_trains_a_network(name, chosen):
     """``cnn`` on shapes and textures, 3,900 images: of 1,000 others, soon more than 85 % are classified right."""
     dataset = data.synthetic.generate(train=4000, test=1000)
-    trainer = Trainer(models.build("cnn", seed=0), OPTIMIZERS[name](None, **chosen), batch_size=32, device="cpu")
+    schedule = "constant" if name == "schedulefree" else "cosine"
+    optimizer = OPTIMIZERS[name](None, **chosen)
+    trainer = Trainer(models.build("cnn", seed=0), optimizer, batch_size=32, schedule=schedule, device="cpu")
     accuracies = []
     for record in trainer.fit(dataset, epochs=10, val_size=100):
         accuracies.append(trainer.evaluate(dataset.test_images, dataset.test_labels).accuracy)

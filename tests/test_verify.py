@@ -131,7 +131,11 @@ def numbers_used(name: str) -> set[str]:
     return fields - ({"grad_scale"} if name == "lion" else set())  # a sign has no scale
 
 
-@pytest.mark.parametrize(("name", "field"), [(n, f) for n in OPTIMIZERS for f in sorted(numbers_used(n))])
+FINE = [name for name in OPTIMIZERS if name not in verify.COARSER]
+"""Optimisers that are not rounded at random: a hundredth of a number is not seen where they are."""
+
+
+@pytest.mark.parametrize(("name", "field"), [(n, f) for n in FINE for f in sorted(numbers_used(n))])
 def test_a_slightly_wrong_number_of_a_step_is_caught(name, field, monkeypatch):
     """Whatever a rule is told of a step, a hundredth more of it is seen, and one less of what is whole."""
     monkeypatch.setattr(verify, "SHAPES", {"filter": (5, 3, 3, 3)})

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastadam.draws import keys
 from fastadam.optim.adam import Moments
-from fastadam.optim.checks import finite
+from fastadam.optim.checks import whole
 
 
 class AdamWBF16(Moments):
@@ -35,8 +35,7 @@ class AdamWBF16(Moments):
         seed: int = 0,
     ):
         super().__init__(params, lr, beta1, beta2, eps, weight_decay)
-        finite("seed", seed)
-        self.seed = int(seed)
+        self.seed = whole("seed", seed)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "seed": self.seed}

@@ -12,6 +12,14 @@ def finite(name: str, value: float) -> float:
     return float(value)
 
 
+def whole(name: str, value: float, least: float = -math.inf) -> int:
+    """A whole number, not below ``least``."""
+    if not (math.isfinite(value) and value == int(value) and value >= least):
+        of = f" of {least} or more" if math.isfinite(least) else ""
+        raise ValueError(f"{name} must be a whole number{of}, it is {value}")
+    return int(value)
+
+
 def positive(name: str, value: float) -> float:
     """A number above 0."""
     if not np.float32(finite(name, value)) > 0:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastadam.device import get_device
 from fastadam.optim.adam import Moments
-from fastadam.optim.checks import positive
+from fastadam.optim.checks import positive, whole
 
 
 class ScheduleFree(Moments):
@@ -35,9 +35,7 @@ class ScheduleFree(Moments):
     ):
         super().__init__(params, lr, beta1, beta2, eps, weight_decay)
         positive("beta1", self.beta1)
-        if warmup_steps < 0 or warmup_steps != int(warmup_steps):
-            raise ValueError(f"warmup_steps must be a whole number of 0 or more, it is {warmup_steps}")
-        self.warmup_steps = int(warmup_steps)
+        self.warmup_steps = whole("warmup_steps", warmup_steps, 0)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "warmup_steps": self.warmup_steps}
