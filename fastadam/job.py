@@ -16,11 +16,12 @@ from fastadam.data import Dataset, channel_statistics, find_default, limit, load
 from fastadam.device import get_device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import ConfigError
+from fastadam.fit import STATISTICS_IMAGES, Fit
 from fastadam.kernels import PRECISIONS
 from fastadam.optim import Optimizer, make
 from fastadam.plan import Plan
 from fastadam.schedule import MILESTONES
-from fastadam.trainer import STATISTICS_IMAGES, Fit, Trainer, parts_of, plan_settings, training_settings
+from fastadam.trainer import Trainer, parts_of, plan_settings, training_settings
 from fastadam.transfer import load_weights
 from fastadam.units import human_bytes
 

@@ -1,6 +1,6 @@
 """A training run in its folder: checkpoints, stops, resuming, the final test.
 
-The loop itself is ``trainer.Fit``, what it works on comes from ``job.Job``.
+The loop itself is ``fit.Fit``, what it works on comes from ``job.Job``.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from fastadam.config import TrainConfig
 from fastadam.device import COMPILING
 from fastadam.engine import Feed
 from fastadam.errors import CheckpointError, ConfigError, DivergedError, InterruptedRunError, RunError
+from fastadam.fit import Fit
 from fastadam.interrupts import collect_signals
 from fastadam.job import Job, Reporter, Silent
 from fastadam.run import RunFolder, default_folder
-from fastadam.trainer import Fit
 from fastadam.versions import DECISIVE, installed
 
 CHECKPOINT_SECONDS = 180.0

@@ -5,9 +5,10 @@ import numpy as np
 from fastadam import architectures
 from fastadam.data import channel_statistics
 from fastadam.engine import Feed
+from fastadam.fit import Fit
 from fastadam.graph import Graph, Node
 from fastadam.model import Model
-from fastadam.trainer import Fit, Trainer
+from fastadam.trainer import Trainer
 
 
 def small_model(seed: int = 0) -> Model:

@@ -8,8 +8,9 @@ from fastadam import architectures, optim
 from fastadam.data import channel_statistics
 from fastadam.engine import Feed
 from fastadam.errors import ConfigError
+from fastadam.fit import Fit
 from fastadam.model import Model
-from fastadam.trainer import Fit, Trainer
+from fastadam.trainer import Trainer
 
 
 @pytest.mark.parametrize(("rule", "clip_norm"), [("sgd", None), ("sgd", 0.5), ("adamw", 0.5)])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from small import course, norm_model, small_data, small_model
 
+from fastadam.fit import Fit, statistics_images
 from fastadam.interpret import interpret
-from fastadam.trainer import Fit, Trainer, statistics_images
+from fastadam.trainer import Trainer
 
 
 def test_the_average_is_that_of_the_steps():

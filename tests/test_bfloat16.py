@@ -11,8 +11,9 @@ from fastadam.bfloat16 import cut, widened
 from fastadam.budget import COPIES
 from fastadam.config import TrainConfig
 from fastadam.errors import DivergedError
+from fastadam.fit import Fit
 from fastadam.optim import AdamW, AdamWBF16
-from fastadam.trainer import Fit, Trainer
+from fastadam.trainer import Trainer
 
 N = 100_000
 

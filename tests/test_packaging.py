@@ -12,8 +12,8 @@ LEVELS = (
     ("bench",),
     ("training", "evaluation", "predict", "verify", "plots", "doctor"),
     ("job",),
-    ("trainer", "run"),
-    ("models", "transfer"),
+    ("trainer", "fit", "run"),
+    ("models", "transfer", "averages"),
     ("model", "data", "netfile"),
     ("config",),
     ("checkpoint", "engine", "optim"),
@@ -26,7 +26,7 @@ LEVELS = (
     ("graph",),
     ("device", "cuda_device"),
     ("kernels",),
-    ("errors", "draws", "versions", "units", "oracles"),
+    ("errors", "draws", "versions", "units", "oracles", "bfloat16"),
 )
 """Modules import from their own row and the rows below it."""
 

@@ -11,11 +11,12 @@ from fastadam.config import TrainConfig
 from fastadam.data import split
 from fastadam.errors import ConfigError
 from fastadam.evaluation import evaluate_checkpoint
+from fastadam.fit import Fit, statistics_images
 from fastadam.interpret import interpret
 from fastadam.optim import ScheduleFree
 from fastadam.oracles import ORACLES
 from fastadam.schedule import Schedule
-from fastadam.trainer import Fit, Trainer, statistics_images
+from fastadam.trainer import Trainer
 from fastadam.training import run_training
 
 SETTINGS = ({}, {"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "weight_decay": 0.1, "warmup_steps": 7})

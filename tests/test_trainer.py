@@ -13,9 +13,10 @@ from small import small_data, small_model
 from fastadam import models, optim
 from fastadam.engine import Feed
 from fastadam.errors import ConfigError, DivergedError
+from fastadam.fit import Fit
 from fastadam.graph import Graph, Node
 from fastadam.model import Model
-from fastadam.trainer import Fit, Trainer
+from fastadam.trainer import Trainer
 
 
 @pytest.mark.parametrize("rule", sorted(optim.OPTIMIZERS))

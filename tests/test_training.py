@@ -27,8 +27,8 @@ from fastadam.errors import (
     RunError,
 )
 from fastadam.evaluation import evaluate_checkpoint
+from fastadam.fit import Fit
 from fastadam.job import Job
-from fastadam.trainer import Fit
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ def _theirs(config: TrainConfig) -> dict[str, Any]:
 
     from fastadam import data, models
     from fastadam.bench import peer
+    from fastadam.fit import shuffled
     from fastadam.schedule import MILESTONES, Schedule, milestone_steps
-    from fastadam.trainer import shuffled
 
     dataset = data.load(str(config.data))
     config = config.resolved(train_images=len(dataset.train_labels))
