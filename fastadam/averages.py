@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import numpy as np
+
 from fastadam.arena import Arena
 from fastadam.device import Device
 from fastadam.model import Model
@@ -13,9 +15,11 @@ class Average:
 
     name             what checkpoints call it; its tensors there are ``name/...``
     weights, state   arenas, the model's own at first
+    epochs           of those of a course, how many ends it is an average of, if that is what it is
     """
 
     name: ClassVar[str]
+    epochs = 0
 
     def __init__(self, model: Model, device: Device):
         self.model, self.device = model, device
@@ -36,8 +40,17 @@ class Average:
         """Of the new weights in what every update does to the average, at step ``t`` = 1, 2, ..."""
         return 0.0
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is an average yet: before, the model itself is validated."""
+        return True
+
     def settle(self) -> None:
         """Bring the weights up to the last step, if not every step does: before they are read."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """Epoch 1, 2, ... of a course is trained; may be said again, if its end was interrupted."""
+        self.settle()
 
 
 class Ema(Average):
@@ -75,3 +88,34 @@ class Extrapolated(Average):
         with self.device.running():
             x, y, z = (arena.on(self.device).flat for arena in (self.weights, self.model.parameters, self._z))
             self.device.ops.interpolate(x, y, z, self._to_average)
+
+
+class Swa(Average):
+    """Stochastic weight averaging (Izmailov et al. 2018, Algorithm 1): the mean of the weights at the ends of epochs.
+
+    first   epoch of a course that is the first to count; before its end there is no average
+    """
+
+    name = "swa"
+
+    def __init__(self, model: Model, device: Device, first: int):
+        if first < 1:
+            raise ValueError(f"swa must be 1 or more, it is {first}")
+        super().__init__(model, device)
+        self.first = first
+
+    @property
+    def ready(self) -> bool:
+        return self.epochs > 0
+
+    def end_epoch(self, epoch: int) -> None:
+        if epoch - self.first + 1 <= self.epochs:  # not yet, or done before
+            return
+        self.epochs += 1
+        if self.epochs == 1:
+            self.weights.flat[:] = self.model.parameters.flat
+            return
+        with self.device.running():
+            share = self.device.to_device(np.array([1 / self.epochs], np.float32))
+            mean, p = (arena.on(self.device).flat for arena in (self.weights, self.model.parameters))
+            self.device.ops.ema_update(mean, p, share)

@@ -227,6 +227,12 @@ class TrainConfig:
         high_open=True,
         default_text="off",
     )
+    swa: int | None = _count(
+        None,
+        "Average the weights at the ends of epochs, from epoch N on, and validate, test and save as best that average, "
+        "as with --ema; best with a rate that stays high.",
+        default_text="off",
+    )
     patience: int | None = _count(None, "Stop after N epochs without a better validation accuracy.", default_text="off")
     target_accuracy: float | None = _number(
         None,
@@ -281,7 +287,9 @@ class TrainConfig:
         if self.nesterov and not chosen["momentum"]:
             raise ConfigError("nesterov needs a momentum above 0; give momentum too")
         check_schedule(optimizer, schedule)
-        average_kind(optimizer, ema=self.ema)
+        average_kind(optimizer, ema=self.ema, swa=self.swa)
+        if self.swa is not None and chosen["epochs"] is not None and self.swa > chosen["epochs"]:
+            raise ConfigError(f"swa begins with epoch {self.swa}, and the last one is {chosen['epochs']}; give less")
         for name in ("milestones", "gamma"):
             if schedule != "step" and self._asks_for(name):
                 raise ConfigError(f"{name} has no meaning for schedule {schedule}; it is the schedule step's")

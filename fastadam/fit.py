@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam.arena import Arena
+from fastadam.averages import Swa
 from fastadam.bfloat16 import widened
 from fastadam.draws import keys
 from fastadam.engine import Evaluation, Feed
@@ -89,6 +90,11 @@ class Fit:
         else:
             self.total = whole_count("epochs", 0 if epochs is None else epochs) * self.steps_per_epoch
         self._first_t, self._first_epoch = trainer.t, trainer.epochs
+        last = math.ceil(self.total / self.steps_per_epoch)
+        if isinstance(trainer.average, Swa) and trainer.average.first > last:
+            raise ConfigError(f"swa begins with epoch {trainer.average.first}, and the last one is {last}; give less")
+        if trainer.average:
+            trainer.average.epochs = 0
         warmup = round((trainer.warmup or 0.0) * self.steps_per_epoch)
         if isinstance(trainer.optimizer, ScheduleFree) and trainer.t == 0:
             trainer.optimizer.warmup_steps = warmup + 1 if warmup else 0  # as the schedule has it
@@ -135,11 +141,11 @@ class Fit:
         Averaged weights, if there are such, get their running statistics and are what is validated.
         DivergedError if a parameter, a moment or the validation loss is not finite.
         """
-        begun, at = time.perf_counter(), self.cursor
-        if self.trainer.average:
-            self.trainer.average.settle()
+        begun, at, average = time.perf_counter(), self.cursor, self.trainer.average
+        if average:
+            average.end_epoch(at.epoch + 1)
         self.check_finite()
-        engine, size, averaged = self.trainer.engine(), self.trainer.batch_size, self.trainer.average is not None
+        engine, size, averaged = self.trainer.engine(), self.trainer.batch_size, average is not None and average.ready
         if averaged:
             engine.restate(self.feed, statistics_images(self.train, self.trainer.seed), size, between)
         val = Evaluation(math.nan, math.nan)
@@ -203,6 +209,7 @@ class Fit:
             "cursor": asdict(self.cursor),
             "step": self.cursor.step,
             "optimizer": self.trainer.optimizer.name,
+            "averaged_epochs": self.trainer.average.epochs if self.trainer.average else 0,
         }
 
     def restore(self, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
@@ -218,6 +225,8 @@ class Fit:
             raise ValueError(f"{cursor} lies outside an epoch of {self.steps_per_epoch} steps")
         self.cursor = cursor
         self.trainer.epochs = self._first_epoch + cursor.epoch
+        if self.trainer.average:
+            self.trainer.average.epochs = int(metadata.get("averaged_epochs", 0))
 
     def _time(self) -> float:
         """A clock that stands still while kernels are compiled."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastadam.arena import Arena
 from fastadam.augment import Augment
-from fastadam.averages import Average, Ema, Extrapolated
+from fastadam.averages import Average, Ema, Extrapolated, Swa
 from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
@@ -45,6 +45,8 @@ class Trainer:
     decay             what weight decay is for: "weights" of convolutions and linear layers, or "all" parameters,
                       biases and norms too, as PyTorch has it
     ema               decay of an average of the weights, such as 0.999; ``fit`` validates the average
+    swa               the epoch of ``fit`` from which on the weights at the ends of epochs are averaged (Izmailov et al.
+                      2018) and the average is validated
     seed              of shuffling and augmentation: equal seeds give equal bits, for any ``threads``
     device, threads   where to compute: "auto", "cpu", "cuda", "cuda:1"; CPU threads default to all cores
     precision         of a GPU's matrix products: "float32", "tf32" or "bf16"
@@ -71,6 +73,7 @@ class Trainer:
         clip_norm: float | None = None,
         decay: str = "weights",
         ema: float | None = None,
+        swa: int | None = None,
         seed: int = 0,
         device: str = "auto",
         threads: int | None = None,
@@ -94,7 +97,7 @@ class Trainer:
         if clip_agc is not None and not clip_agc > 0:
             raise ValueError(f"clip_agc must be above 0, it is {clip_agc}")
         self.settings = training_settings(
-            self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc
+            self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc, swa=swa
         )
         self.device = get_device(device, threads, precision)
         dtype = rules.MOMENT_DTYPES.get(self.optimizer.rule, "float32")
@@ -107,6 +110,8 @@ class Trainer:
             self.average = Extrapolated(model, self.device, self.moments["Z"], self.optimizer.to_average)
         elif ema is not None:
             self.average = Ema(model, self.device, ema)
+        elif swa is not None:
+            self.average = Swa(model, self.device, swa)
         self._engine: Engine | None = None
         self.t = self.epochs = 0
         self._begin()
@@ -172,10 +177,12 @@ class Trainer:
     def averaged_state_dict(self) -> dict[str, np.ndarray]:
         """The averaged weights, with the running statistics they were validated with: for ``load_state_dict``.
 
-        Copies, in names and layouts as the model's ``state_dict``. ValueError without an average.
+        Copies, in names and layouts as the model's ``state_dict``. ValueError where there is no average, or none yet.
         """
         if not self.average:
             raise ValueError("this trainer keeps no average of the weights; make it with ema=0.999, say")
+        if not self.average.ready:
+            raise ValueError("no epoch has been averaged yet; train on, or make the trainer with a smaller swa")
         self.average.settle()
         return self.model.to_public(self.average.weights.views | self.average.state.views)
 
@@ -187,8 +194,8 @@ class Trainer:
         """
         images = check_images(images, self.model.graph)
         labels = check_labels(labels, len(images), self.model.graph)
-        parts, averaged = [], self.average is not None
-        if self.average:
+        parts, averaged = [], self.average is not None and self.average.ready
+        if self.average and averaged:
             self.average.settle()
             if not self.epochs:
                 self.average.state.flat[:] = self.model.state.flat
@@ -257,7 +264,7 @@ def parts_of(count: int) -> list[str | None]:
 
 def training_settings(
     optimizer: str, augment: Sequence[str], label_smoothing: float, clip_norm: float | None, decay: str,
-    ema: float | None, centralize: bool = False, clip_agc: float | None = None,
+    ema: float | None, centralize: bool = False, clip_agc: float | None = None, swa: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Settings of the training plans of a ``Trainer`` that is made with these."""
     return {
@@ -269,7 +276,7 @@ def training_settings(
         "clip_norm": clip_norm,
         "decay": decay,
         "ema": ema is not None,
-        "average": average_kind(optimizer, ema=ema) is not None,
+        "average": average_kind(optimizer, ema=ema, swa=swa) is not None,
     }
 
 

@@ -139,7 +139,7 @@ class _Run:
 
     def save_best(self) -> None:
         """The best checkpoint: the weights that were validated last, averaged ones if there are such."""
-        average = self.trainer.average
+        average = self.trainer.average if self.trainer.average and self.trainer.average.ready else None
         metadata = {
             **self.model.metadata(),
             "step": self.best.step,

@@ -52,9 +52,9 @@ def norm_model(dropout: float = 0.0) -> Model:
     return model
 
 
-def course(model: Model, **settings: object) -> Fit:
-    """Two epochs of 80 images, 24 a step unless told otherwise; 20 images validate."""
+def course(model: Model, epochs: int = 2, **settings: object) -> Fit:
+    """Two epochs, unless told otherwise, of 80 images, 24 a step unless told otherwise; 20 images validate."""
     images, labels = small_data(100)
     model.set_normalization(*channel_statistics(images, np.arange(80)))
     trainer = Trainer(model, **{"optimizer": "adam", "lr": 0.01, "batch_size": 24, **settings})
-    return Fit(trainer, Feed(images, labels.astype(np.int32)), np.arange(80), np.arange(80, 100), 2, None)
+    return Fit(trainer, Feed(images, labels.astype(np.int32)), np.arange(80), np.arange(80, 100), epochs, None)

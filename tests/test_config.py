@@ -91,6 +91,11 @@ def test_zero_is_allowed_where_it_means_off(name):
         ({"gamma": 1.5, "schedule": "step"}, "gamma must be at most 1"),
         ({"ema": 1.0}, "ema must be below 1"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"swa": 0}, "swa must be at least 1"),
+        ({"swa": 3, "ema": 0.9}, "ema and swa each keep an average of the weights; give one of them"),
+        ({"swa": 3, "optimizer": "schedulefree"}, "swa has no meaning for optimizer schedulefree"),
+        ({"swa": 6, "epochs": 5}, "swa begins with epoch 6, and the last one is 5; give less"),
+        ({"swa": 11}, "swa begins with epoch 11, and the last one is 10; give less"),
         ({"momentum": 0.9}, "momentum has no meaning for optimizer adamw, which takes beta1, beta2, eps, amsgrad"),
         ({"beta2": 0.9, "optimizer": "sgd"}, "beta2 has no meaning for optimizer sgd"),
         ({"augment": ["flip", "crp"]}, "did you mean 'crop'"),
@@ -160,6 +165,13 @@ def configs(draw):
     length = draw(st.sampled_from(["epochs", "steps", None]))
     if length:
         values[length] = draw(st.integers(1, 10**6))
+    averages = [name for name in ("ema", "swa") if name in values]
+    for name in averages[values.get("optimizer") != "schedulefree" :]:  # there may be one
+        del values[name]
+    if "swa" in values:
+        values["swa"] = 1
+    if values.get("optimizer") == "schedulefree":
+        values.pop("schedule", None)
     if values.get("schedule") == "step":
         values["milestones"] = draw(st.lists(st.floats(2.0**-100, 1e9), min_size=1, unique=True).map(sorted))
     return TrainConfig.from_dict(values)
