@@ -9,6 +9,9 @@ from fastadam.device import Device
 from fastadam.model import Model
 from fastadam.schedule import ema_decay
 
+LOOKAHEAD_SHARE = 0.5
+"""How far Lookahead's slow weights follow the fast ones: the alpha that its paper recommends."""
+
 
 class Average:
     """An average of a model's weights, and running statistics of its own.
@@ -47,6 +50,9 @@ class Average:
 
     def settle(self) -> None:
         """Bring the weights up to the last step, if not every step does: before they are read."""
+
+    def after_step(self, t: int) -> None:
+        """Step ``t`` = 1, 2, ... is taken."""
 
     def end_epoch(self, epoch: int) -> None:
         """Epoch 1, 2, ... of a course is trained; may be said again, if its end was interrupted."""
@@ -119,3 +125,26 @@ class Swa(Average):
             share = self.device.to_device(np.array([1 / self.epochs], np.float32))
             mean, p = (arena.on(self.device).flat for arena in (self.weights, self.model.parameters))
             self.device.ops.ema_update(mean, p, share)
+
+
+class Lookahead(Average):
+    """Lookahead (Zhang et al. 2019, Algorithm 1): slow weights, which the trained ones start from every k steps.
+
+    Before that the slow weights go half the way to where these steps have led. The optimiser's moments stay.
+
+    k   steps between
+    """
+
+    name = "lookahead"
+
+    def __init__(self, model: Model, device: Device, k: int):
+        if k < 2:
+            raise ValueError(f"lookahead must be 2 or more, it is {k}")
+        super().__init__(model, device)
+        self.k = k
+
+    def after_step(self, t: int) -> None:
+        if t % self.k == 0:
+            with self.device.running():
+                p, slow = (arena.on(self.device).flat for arena in (self.model.parameters, self.weights))
+                self.device.ops.lookahead_update(p, slow, LOOKAHEAD_SHARE)

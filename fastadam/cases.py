@@ -436,6 +436,8 @@ def update_cases() -> Iterator[Case]:
         yield Case("ema_update", {"ema": Array((n,), normal, terms=3)}, {"p": p, "share": Array((1,), given(share))})
         yield Case("accumulate", {"y": p}, {"x": p})
         share = -share if n > 7 else share  # beyond an end too
+        both = {"p": Array((n,), normal, terms=3), "slow": Array((n,), normal, terms=3)}
+        yield Case("lookahead_update", both, scalars={"share": share})
         yield Case("interpolate", {"y": Array((n,), junk, terms=3)}, {"a": p, "b": p}, {"share": share})
     for lanes, n in ((1, 1), (5, 1003), (64, 64), (64, 50_001), (3, 20_001)):
         part = Array((lanes, 2), junk, terms=1e-4)  # of which the second number alone is so small

@@ -233,6 +233,13 @@ class TrainConfig:
         "as with --ema; best with a rate that stays high.",
         default_text="off",
     )
+    lookahead: int | None = _count(
+        None,
+        "Start every N steps anew from slow weights, which go half the way to where these steps led; and validate, "
+        "test and save as best the slow weights, as with --ema.",
+        low=2,
+        default_text="off",
+    )
     patience: int | None = _count(None, "Stop after N epochs without a better validation accuracy.", default_text="off")
     target_accuracy: float | None = _number(
         None,
@@ -287,7 +294,7 @@ class TrainConfig:
         if self.nesterov and not chosen["momentum"]:
             raise ConfigError("nesterov needs a momentum above 0; give momentum too")
         check_schedule(optimizer, schedule)
-        average_kind(optimizer, ema=self.ema, swa=self.swa)
+        average_kind(optimizer, ema=self.ema, swa=self.swa, lookahead=self.lookahead)
         if self.swa is not None and chosen["epochs"] is not None and self.swa > chosen["epochs"]:
             raise ConfigError(f"swa begins with epoch {self.swa}, and the last one is {chosen['epochs']}; give less")
         for name in ("milestones", "gamma"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam.arena import Arena
-from fastadam.averages import Swa
+from fastadam.averages import Lookahead, Swa
 from fastadam.bfloat16 import widened
 from fastadam.draws import keys
 from fastadam.engine import Evaluation, Feed
@@ -93,6 +93,8 @@ class Fit:
         last = math.ceil(self.total / self.steps_per_epoch)
         if isinstance(trainer.average, Swa) and trainer.average.first > last:
             raise ConfigError(f"swa begins with epoch {trainer.average.first}, and the last one is {last}; give less")
+        if isinstance(trainer.average, Lookahead) and trainer.average.k > self.total:
+            raise ConfigError(f"lookahead needs {trainer.average.k} steps, and there are {self.total}; give less")
         if trainer.average:
             trainer.average.epochs = 0
         warmup = round((trainer.warmup or 0.0) * self.steps_per_epoch)

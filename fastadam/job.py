@@ -33,7 +33,7 @@ DECAY = "weights"
 
 _OF_TRAINER = (
     "batch_size", "accumulate", "schedule", "warmup", "gamma", "augment", "label_smoothing", "clip_norm", "ema",
-    "swa", "seed", "device", "precision", "threads",
+    "swa", "lookahead", "seed", "device", "precision", "threads",
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ class Job:
         """The plans of every batch size of training, validation and test; a whole training step's comes first."""
         config, batch = self.config, self.config.batch_size
         graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
-        names = ("augment", "label_smoothing", "clip_norm", "ema", "swa")
+        names = ("augment", "label_smoothing", "clip_norm", "ema", "swa", "lookahead")
         lanes = self.device.filter_lanes
         given = {name: getattr(config, name) for name in names}
         settings = training_settings(_optimizer(config).rule, **given, decay=DECAY)

@@ -16,6 +16,8 @@ import numpy as np
 from fastadam.bfloat16 import widened
 from fastadam.kernels import rules
 from fastadam.kernels.rules import GRAD_SCALE, WEIGHT_DECAY, Hyper
+from fastadam.reference_averages import interpolate as interpolate
+from fastadam.reference_averages import lookahead_update as lookahead_update
 from fastadam.reference_layerwise import centre_units as centre_units
 from fastadam.reference_layerwise import clip_units as clip_units
 from fastadam.reference_layerwise import lamb_moments as lamb_moments
@@ -484,8 +486,3 @@ def ema_update(ema: Array, p: Array, share: Array) -> None:
 def accumulate(y: Array, x: Array) -> None:
     """y + x."""
     y += x
-
-
-def interpolate(y: Array, a: Array, b: Array, share: float) -> None:
-    """(1 - share) * a + share * b."""
-    y[...] = (1 - share) * a + share * b

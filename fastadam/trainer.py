@@ -8,7 +8,7 @@ import numpy as np
 
 from fastadam.arena import Arena
 from fastadam.augment import Augment
-from fastadam.averages import Average, Ema, Extrapolated, Swa
+from fastadam.averages import Average, Ema, Extrapolated, Lookahead, Swa
 from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
@@ -47,6 +47,8 @@ class Trainer:
     ema               decay of an average of the weights, such as 0.999; ``fit`` validates the average
     swa               the epoch of ``fit`` from which on the weights at the ends of epochs are averaged (Izmailov et al.
                       2018) and the average is validated
+    lookahead         so many steps after each other start from slow weights, which then go half the way to where the
+                      steps have led (Zhang et al. 2019); ``fit`` validates these
     seed              of shuffling and augmentation: equal seeds give equal bits, for any ``threads``
     device, threads   where to compute: "auto", "cpu", "cuda", "cuda:1"; CPU threads default to all cores
     precision         of a GPU's matrix products: "float32", "tf32" or "bf16"
@@ -74,6 +76,7 @@ class Trainer:
         decay: str = "weights",
         ema: float | None = None,
         swa: int | None = None,
+        lookahead: int | None = None,
         seed: int = 0,
         device: str = "auto",
         threads: int | None = None,
@@ -97,8 +100,9 @@ class Trainer:
         if clip_agc is not None and not clip_agc > 0:
             raise ValueError(f"clip_agc must be above 0, it is {clip_agc}")
         self.settings = training_settings(
-            self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc, swa=swa
-        )
+            self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc, swa=swa,
+            lookahead=lookahead,
+        )  # fmt: skip
         self.device = get_device(device, threads, precision)
         dtype = rules.MOMENT_DTYPES.get(self.optimizer.rule, "float32")
         self.moments = {name.upper(): Arena(model.graph.trained(), dtype=dtype) for name in self.optimizer.moment_names}
@@ -112,6 +116,8 @@ class Trainer:
             self.average = Ema(model, self.device, ema)
         elif swa is not None:
             self.average = Swa(model, self.device, swa)
+        elif lookahead is not None:
+            self.average = Lookahead(model, self.device, lookahead)
         self._engine: Engine | None = None
         self.t = self.epochs = 0
         self._begin()
@@ -165,6 +171,8 @@ class Trainer:
             )["loss"]  # fmt: skip
             loss, right = loss + float(loss_of_part), right + int(right_of_part)
         self.t = t
+        if self.average:
+            self.average.after_step(t)
         return loss, right
 
     def _begin(self) -> None:
@@ -265,6 +273,7 @@ def parts_of(count: int) -> list[str | None]:
 def training_settings(
     optimizer: str, augment: Sequence[str], label_smoothing: float, clip_norm: float | None, decay: str,
     ema: float | None, centralize: bool = False, clip_agc: float | None = None, swa: int | None = None,
+    lookahead: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Settings of the training plans of a ``Trainer`` that is made with these."""
     return {
@@ -276,7 +285,7 @@ def training_settings(
         "clip_norm": clip_norm,
         "decay": decay,
         "ema": ema is not None,
-        "average": average_kind(optimizer, ema=ema, swa=swa) is not None,
+        "average": average_kind(optimizer, ema=ema, swa=swa, lookahead=lookahead) is not None,
     }
 
 

@@ -8,7 +8,7 @@ from fastadam.graph import Graph
 from fastadam.layout import public_shape
 from fastadam.model import Model
 
-EXTRAS = ("optimizer/", "ema/", "schedulefree/", "swa/")
+EXTRAS = ("optimizer/", "ema/", "schedulefree/", "swa/", "lookahead/")
 """Prefixes of the tensors of a checkpoint that are not the model's."""
 
 

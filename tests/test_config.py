@@ -53,7 +53,7 @@ def test_no_number_may_be_negative_nan_or_infinite(name):
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if name not in MAY_BE_ZERO])
 def test_zero_is_refused_where_it_makes_no_sense(name):
-    with pytest.raises(ConfigError, match=r"must be (above 0|at least 1), found 0"):
+    with pytest.raises(ConfigError, match=r"must be (above 0|at least [12]), found 0"):
         TrainConfig.from_dict({name: 0})
 
 
@@ -92,6 +92,9 @@ def test_zero_is_allowed_where_it_means_off(name):
         ({"ema": 1.0}, "ema must be below 1"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"swa": 0}, "swa must be at least 1"),
+        ({"lookahead": 1}, "lookahead must be at least 2"),
+        ({"swa": 3, "lookahead": 5}, "swa and lookahead each keep an average of the weights; give one of them"),
+        ({"lookahead": 3, "optimizer": "schedulefree"}, "lookahead has no meaning for optimizer schedulefree"),
         ({"swa": 3, "ema": 0.9}, "ema and swa each keep an average of the weights; give one of them"),
         ({"swa": 3, "optimizer": "schedulefree"}, "swa has no meaning for optimizer schedulefree"),
         ({"swa": 6, "epochs": 5}, "swa begins with epoch 6, and the last one is 5; give less"),
@@ -165,7 +168,7 @@ def configs(draw):
     length = draw(st.sampled_from(["epochs", "steps", None]))
     if length:
         values[length] = draw(st.integers(1, 10**6))
-    averages = [name for name in ("ema", "swa") if name in values]
+    averages = [name for name in ("ema", "swa", "lookahead") if name in values]
     for name in averages[values.get("optimizer") != "schedulefree" :]:  # there may be one
         del values[name]
     if "swa" in values:

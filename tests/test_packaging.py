@@ -20,7 +20,7 @@ LEVELS = (
     ("setting", "schedule", "recipes", "augment", "files", "interpret", "interrupts"),
     ("gradcheck",),
     ("trial", "cases", "cases_layerwise", "case"),
-    ("reference", "reference_layerwise", "program"),
+    ("reference", "reference_averages", "reference_layerwise", "program"),
     ("budget", "plan", "planner", "values", "memory", "calls", "layout", "arena"),
     ("architectures",),
     ("graph",),

@@ -83,6 +83,7 @@ OPS = (
     "linear_backward",
     "linear_forward",
     "lion_update",
+    "lookahead_update",
     "maxpool_backward",
     "maxpool_forward",
     "nadam_update",

@@ -1,7 +1,7 @@
 """CPU kernels: hand-written numba, no BLAS. ``fastadam.kernels`` states the contract they share."""
 
 from fastadam.kernels import OPS
-from fastadam.kernels.cpu.averages import interpolate
+from fastadam.kernels.cpu.averages import interpolate, lookahead_update
 from fastadam.kernels.cpu.batch import batch_load, batch_prepare
 from fastadam.kernels.cpu.bfloat16 import adamw_bf16_update
 from fastadam.kernels.cpu.conv import conv2d_backward, conv2d_forward

@@ -23,3 +23,22 @@ def interpolate(y, a, b, share):
     share          0 for a, 1 for b
     """
     parallel(_interpolate_chunk, chunks(y), y, a, b, np.float32(share))
+
+
+@leaf
+def _lookahead_chunk(worker, chunk, p, slow, share):
+    i, j = chunk * CHUNK, (chunk + 1) * CHUNK
+    ps, ss = p[i:j], slow[i:j]
+    for k in range(ps.size):
+        ss[k] += share * (ps[k] - ss[k])
+        ps[k] = ss[k]
+
+
+def lookahead_update(p, slow, share):
+    """Where Lookahead's slow weights follow the fast ones, and these begin again (Zhang et al. 2019, Algorithm 1).
+
+    p (n,)      in and out: fast weights, then equal to slow
+    slow (n,)   in and out: slow + share * (p - slow)
+    share       the paper's alpha
+    """
+    parallel(_lookahead_chunk, chunks(p), p, slow, np.float32(share))

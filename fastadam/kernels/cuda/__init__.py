@@ -5,7 +5,7 @@ bound by memory from 16-byte accesses (``ptx.py``).
 """
 
 from fastadam.kernels import OPS
-from fastadam.kernels.cuda.averages import interpolate
+from fastadam.kernels.cuda.averages import interpolate, lookahead_update
 from fastadam.kernels.cuda.batch import batch_load, batch_prepare
 from fastadam.kernels.cuda.bfloat16 import adamw_bf16_update
 from fastadam.kernels.cuda.conv import conv2d_backward, conv2d_forward

@@ -40,3 +40,33 @@ def interpolate(y, a, b, share):
     share          0 for a, 1 for b
     """
     yield Launch(_interpolate, blocks_of(y.size, 4 * THREADS), (y, a, b, float(share), y.size))
+
+
+@kernel(THREADS)
+def _lookahead(p, slow, share, n):
+    i = uint32(uint32(cuda.grid(1)) * FOUR)
+    if uint32(i + FOUR) <= n:
+        s, f = load4(slow, i), load4(p, i)
+        s = (
+            _between(s[0], f[0], share), _between(s[1], f[1], share),
+            _between(s[2], f[2], share), _between(s[3], f[3], share),
+        )  # fmt: skip
+        store4(slow, i, s)
+        store4(p, i, s)
+    else:
+        while i < n:
+            s = _between(slow[i], p[i], share)
+            slow[i] = s
+            p[i] = s
+            i = uint32(i + ONE)
+
+
+@op
+def lookahead_update(p, slow, share):
+    """Where Lookahead's slow weights follow the fast ones, and these begin again (Zhang et al. 2019, Algorithm 1).
+
+    p (n,)      in and out: fast weights, then equal to slow
+    slow (n,)   in and out: slow + share * (p - slow)
+    share       the paper's alpha
+    """
+    yield Launch(_lookahead, blocks_of(p.size, 4 * THREADS), (p, slow, float(share), p.size))
