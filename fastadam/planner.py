@@ -412,9 +412,11 @@ class Planner:
             units = self._table("units.centre", unit_rows(shapes, weights.__contains__))
             means = Slot("gradient.means", (units.shape[0], UNITS), "STAT")
             self._call("centre_units", [gradient, means], [units])
+        if clip_agc is None:  # a row for every few units: made where it is asked for alone
+            return
         last = output_layers(self.graph)
         rows = unit_rows(shapes, lambda name: name.rpartition(".")[0] not in last)
-        if clip_agc is not None and rows:
+        if rows:
             units = self._table("units.clip", rows)
             factors = Slot("gradient.factors", (units.shape[0], UNITS), "STAT")
             self._call("clip_units", [gradient, factors], [self._flat("PARAM"), units], clip=float(clip_agc))
