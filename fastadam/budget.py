@@ -16,7 +16,7 @@ from fastadam.units import human_bytes
 COPIES = 3
 """Times the tensors of a checkpoint lie in memory while it is written: public, as safetensors packs them, as bytes."""
 
-NOT_KEPT = ("GRAD", "SUM")
+NOT_KEPT = ("GRAD", "SUM", "ASCENT")
 """Arenas that no checkpoint holds."""
 
 

@@ -445,6 +445,8 @@ def update_cases() -> Iterator[Case]:
         for max_norm in (1.0, 1e6):
             summed = Array((lanes, 2), lambda rng, shape: squares(rng, shape) * np.array([1, 1e-8], np.float32))
             yield Case("clip_factor", {"h": hyper(True, 1.0)}, {"part": summed}, {"max_norm": max_norm})
+        pair = {"p": Array((n,), normal), "g": Array((n,), normal)}
+        yield Case("sam_ascent", {"q": Array((n,), junk, terms=3)}, pair | {"part": summed}, {"rho": 0.05})
 
 
 def every_case() -> Iterator[Case]:

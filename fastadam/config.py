@@ -16,7 +16,7 @@ from fastadam.augment import AUGMENTATIONS, CROP_PIXELS, CUTOUT_PIXELS
 from fastadam.errors import ConfigError
 from fastadam.kernels import PRECISIONS
 from fastadam.recipes import WITH_OPTIMIZER, WITH_SCHEDULE, recipe_of
-from fastadam.schedule import GAMMA, MILESTONES, SCHEDULES, average_kind, check_schedule
+from fastadam.schedule import GAMMA, MILESTONES, SCHEDULES, average_kind, check_sam, check_schedule
 from fastadam.setting import Kind, Setting, nearest, shown
 
 MODELS = ("mlp", "cnn", "vgg", "resnet20", "resnet32", "resnet44", "resnet56", "resnet50")
@@ -240,6 +240,15 @@ class TrainConfig:
         low=2,
         default_text="off",
     )
+    sam: float | None = _number(
+        None,
+        "Take each step by the gradient at this distance uphill, such as 0.05 (sharpness-aware minimization): two "
+        "gradients of each batch.",
+        metavar="RHO",
+        low=0,
+        low_open=True,
+        default_text="off",
+    )
     patience: int | None = _count(None, "Stop after N epochs without a better validation accuracy.", default_text="off")
     target_accuracy: float | None = _number(
         None,
@@ -294,6 +303,7 @@ class TrainConfig:
         if self.nesterov and not chosen["momentum"]:
             raise ConfigError("nesterov needs a momentum above 0; give momentum too")
         check_schedule(optimizer, schedule)
+        check_sam(self.sam, self.accumulate)
         average_kind(optimizer, ema=self.ema, swa=self.swa, lookahead=self.lookahead)
         if self.swa is not None and chosen["epochs"] is not None and self.swa > chosen["epochs"]:
             raise ConfigError(f"swa begins with epoch {self.swa}, and the last one is {chosen['epochs']}; give less")

@@ -33,7 +33,7 @@ DECAY = "weights"
 
 _OF_TRAINER = (
     "batch_size", "accumulate", "schedule", "warmup", "gamma", "augment", "label_smoothing", "clip_norm", "ema",
-    "swa", "lookahead", "seed", "device", "precision", "threads",
+    "swa", "lookahead", "sam", "seed", "device", "precision", "threads",
 )  # fmt: skip
 
 
@@ -92,13 +92,13 @@ class Job:
         """The plans of every batch size of training, validation and test; a whole training step's comes first."""
         config, batch = self.config, self.config.batch_size
         graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
-        names = ("augment", "label_smoothing", "clip_norm", "ema", "swa", "lookahead")
+        names = ("augment", "label_smoothing", "clip_norm", "ema", "swa", "lookahead", "sam")
         lanes = self.device.filter_lanes
         given = {name: getattr(config, name) for name in names}
         settings = training_settings(_optimizer(config).rule, **given, decay=DECAY)
         plans = [
             make_plan(graph, "train", size, self.feed, filter_lanes=lanes, **plan_settings(settings, part))
-            for part, size in _parts(len(self.train), batch, config.accumulate)
+            for part, size in _parts(len(self.train), batch, config.accumulate, config.sam)
         ]
         if settings["average"] and graph.state():
             sizes = _sizes(min(len(self.train), STATISTICS_IMAGES), batch)
@@ -173,8 +173,8 @@ def _optimizer(config: TrainConfig) -> Optimizer:
     return make(kind, config.seed, **{name: getattr(config, name) for name in names})
 
 
-def _parts(count: int, batch: int, accumulate: int) -> list[tuple[str | None, int]]:
-    """(part of a step, images) of every micro-batch that ``count`` images fall into, each once.
+def _parts(count: int, batch: int, accumulate: int, sam: float | None) -> list[tuple[str | None, int]]:
+    """(part of a step, images) of every gradient that ``count`` images are for, each once.
 
     The largest come first, and of those one with an update.
     """
@@ -182,8 +182,9 @@ def _parts(count: int, batch: int, accumulate: int) -> list[tuple[str | None, in
     for images in {batch * accumulate, count % (batch * accumulate)}:
         sizes = [min(batch, images - start) for start in range(0, images, batch)]
         if sizes:
-            parts.update(zip(parts_of(len(sizes)), sizes, strict=True))
-    return sorted(parts, key=lambda part: (-part[1], part[0] in ("first", "next"), part[0] or ""))
+            names = parts_of(len(sizes), sam)
+            parts.update(zip(names, sizes * (len(names) // len(sizes)), strict=True))
+    return sorted(parts, key=lambda part: (-part[1], part[0] in ("first", "next", "ascent"), part[0] or ""))
 
 
 def _sizes(count: int, batch: int) -> list[int]:

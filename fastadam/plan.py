@@ -12,7 +12,7 @@ from fastadam.graph import Graph, Shape
 from fastadam.kernels import MOST_LANES
 from fastadam.kernels.rules import MOMENT_DTYPES
 from fastadam.memory import Lifetimes, lifetimes, place
-from fastadam.planner import DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups
+from fastadam.planner import ASCENTS, DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups
 
 MODES = ("train", "stats", "infer")
 SOURCES = ("uint8", "float32")
@@ -46,7 +46,10 @@ class Plan:
     clip_agc       largest norm of a unit's gradient, as a share of its parameters', or None (Brock et al. 2021).
     clip_norm      largest norm of the whole gradient, or None.
     part           None: a whole step. "first", "next", "last": one micro-batch of a step; gradients add
-                   up in the arena SUM, and only the last has an update.
+                   up in the arena SUM, and only the last has an update. "ascent", "descent": the two
+                   gradients of a step by SAM (Foret et al. 2021): the first leaves the arena ASCENT, the
+                   parameters and ``sam`` times its direction; the second is taken there and has the update.
+    sam            the radius of SAM, for these two.
     filter_lanes   the most lanes in which the gradient of a filter is kept; with 1, its op adds up itself.
     ema            whether the arena AVERAGE follows the parameters after the update, by INPUT share.
     average        whether there is an arena AVERAGE at all, for an average of any kind.
@@ -76,13 +79,14 @@ class Plan:
         clip_norm: float | None = None,
         decay: str = "weights",
         part: str | None = None,
+        sam: float | None = None,
         ema: bool = False,
         average: bool = False,
         filter_lanes: int = MOST_LANES,
     ) -> None:
         count = batch if image_count is None else image_count
         _check_settings(batch, mode, source, count, augment, smoothing)
-        _check_update(mode, update, clip_norm, decay, part, ema)
+        _check_update(mode, update, clip_norm, decay, part, ema, sam)
         if clip_agc is not None and (update is None or not clip_agc > 0):
             raise ValueError(f"clip_agc {clip_agc} must be above 0 and have an update to clip for")
         if centralize and update is None:
@@ -93,14 +97,17 @@ class Plan:
         planner = Planner(
             graph, batch, training=mode != "infer", source=source, image_count=count,
             augment=augment, smoothing=smoothing, eps=eps, filter_lanes=filter_lanes,
+            weights="ASCENT" if part == "descent" else "PARAM",
         )  # fmt: skip
         output = planner.forward()
         if mode == "infer":
             planner.logits(output)
         if mode == "train":
             planner.backward(output)
-        if part:
+        if part in PARTS:
             planner.accumulate(part)
+        if sam is not None and part == "ascent":
+            planner.ascend(sam)
         if update:
             planner.shape_gradient(centralize, clip_agc)
             planner.update(update, clip_norm, decay, ema)
@@ -152,7 +159,7 @@ class Plan:
         names = ["PARAM"]
         if self.mode == "train":
             names += ["GRAD", *MOMENTS.get(self.update or "", ())]
-            names += ["SUM"] * bool(self.part) + ["AVERAGE"] * self.average
+            names += ["SUM"] * (self.part in PARTS) + ["ASCENT"] * (self.part in ASCENTS) + ["AVERAGE"] * self.average
         trained, state = (4 * segment_table(shapes)[1] for shapes in (self.graph.trained(), self.graph.state()))
         sizes = {**dict.fromkeys(names, trained), **dict.fromkeys(["STATE"] + ["AVERAGE.STATE"] * self.average, state)}
         if self.update in MOMENT_DTYPES:
@@ -220,16 +227,18 @@ def _check_settings(
 
 
 def _check_update(
-    mode: str, update: str | None, clip_norm: float | None, decay: str, part: str | None, ema: bool
+    mode: str, update: str | None, clip_norm: float | None, decay: str, part: str | None, ema: bool, sam: float | None
 ) -> None:
     if update is not None and (mode != "train" or update not in MOMENTS):
         raise ValueError(f"update {update!r} in mode {mode!r}; train plans take {', '.join(MOMENTS)}")
     if decay not in DECAYS:
         raise ValueError(f"no decay {decay!r}; there are {', '.join(DECAYS)}")
-    if part is not None and (mode != "train" or part not in PARTS):
-        raise ValueError(f"part {part!r} in mode {mode!r}; train plans take {', '.join(PARTS)}")
-    if part in ("first", "next") and update is not None:
-        raise ValueError(f"the {part} of several micro-batches has no update; the last one has")
+    if part is not None and (mode != "train" or part not in PARTS + ASCENTS):
+        raise ValueError(f"part {part!r} in mode {mode!r}; train plans take {', '.join(PARTS + ASCENTS)}")
+    if part in ("first", "next", "ascent") and update is not None:
+        raise ValueError(f"the {part} of several gradients has no update; the last one has")
+    if (sam is not None) != (part in ASCENTS) or (sam is not None and not sam > 0):
+        raise ValueError(f"sam {sam} in part {part!r}: {' and '.join(ASCENTS)} have a radius above 0, no others")
     if ema and update is None:
         raise ValueError("ema follows an update; give one")
     if clip_norm is not None and (update is None or not clip_norm > 0):

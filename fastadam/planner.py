@@ -26,6 +26,7 @@ MOMENTS = {rule: tuple(moment.upper() for moment in moments) for rule, moments i
 
 DECAYS = ("weights", "all")
 PARTS = ("first", "next", "last")
+ASCENTS = ("ascent", "descent")
 GROUPS = 2
 """Rows of the slot h: 0 for parameters that decay, 1 for those that do not."""
 
@@ -67,13 +68,14 @@ def filter_lanes(samples: int, pixels: int, filter_bytes: int, most: int) -> int
 class Planner:
     """Appends to ``calls``: ``forward``, then ``backward`` or ``logits``, then ``update``.
 
+    ``weights`` is the arena that the network computes with; it is PARAM that is updated.
     ``raws`` are the stored tensors, in the order they are written, ``tables`` the numbers of constant slots by name.
     The settings are those of ``Plan``.
     """
 
     def __init__(
         self, graph: Graph, batch: int, *, training: bool, source: str, image_count: int,
-        augment: Augmentation | None, smoothing: float, eps: float, filter_lanes: int,
+        augment: Augmentation | None, smoothing: float, eps: float, filter_lanes: int, weights: str = "PARAM",
     ) -> None:  # fmt: skip
         self.graph, self.batch, self.training = graph, batch, training
         self.source, self.augment, self.smoothing, self.eps = source, augment, smoothing, eps
@@ -87,7 +89,7 @@ class Planner:
         self._index = Slot("index", (batch,), "INPUT", "int64")
         self._key = Slot("key", (2,), "INPUT", "int64")
         self._step = Slot("step", (2,), "INPUT")
-        self._param = {p.name: Slot(p.name, p.shape, "STATE" if p.kind == "running" else "PARAM") for p in graph.params}
+        self._param = {p.name: Slot(p.name, p.shape, "STATE" if p.kind == "running" else weights) for p in graph.params}
         self._writer: dict[Slot, int] = {}
         self._names: Counter[str] = Counter()
         self._layer = ""  # the graph node that calls are made for
@@ -399,6 +401,12 @@ class Planner:
             self._call("fill", [total], [], value=0.0)
         y, x = (gradient, total) if part == "last" else (total, gradient)
         self._call("accumulate", [y], [x])
+
+    def ascend(self, rho: float) -> None:
+        """The point uphill where the second gradient of a step is taken (Foret et al. 2021), in the arena ASCENT."""
+        squares, gradient = self._slot("gradient.squares", (MOST_LANES, 2), "STAT"), self._flat("GRAD")
+        self._call("norm_lanes", [squares], [gradient])
+        self._call("sam_ascent", [self._flat("ASCENT")], [self._flat("PARAM"), gradient, squares], rho=float(rho))
 
     def shape_gradient(self, centralize: bool, clip_agc: float | None) -> None:
         """What is done to the gradient unit by unit, before anything else: its means taken off, then clipped.

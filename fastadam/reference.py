@@ -18,6 +18,7 @@ from fastadam.kernels import rules
 from fastadam.kernels.rules import GRAD_SCALE, WEIGHT_DECAY, Hyper
 from fastadam.reference_averages import interpolate as interpolate
 from fastadam.reference_averages import lookahead_update as lookahead_update
+from fastadam.reference_averages import sam_ascent as sam_ascent
 from fastadam.reference_layerwise import centre_units as centre_units
 from fastadam.reference_layerwise import clip_units as clip_units
 from fastadam.reference_layerwise import lamb_moments as lamb_moments

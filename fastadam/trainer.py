@@ -18,8 +18,8 @@ from fastadam.fit import EpochRecord, Fit, whole_count
 from fastadam.kernels import rules
 from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import OPTIMIZERS, Optimizer, ScheduleFree, make
-from fastadam.planner import DECAYS
-from fastadam.schedule import GAMMA, MILESTONES, Schedule, average_kind, check_schedule, milestone_steps
+from fastadam.planner import ASCENTS, DECAYS
+from fastadam.schedule import GAMMA, MILESTONES, Schedule, average_kind, check_sam, check_schedule, milestone_steps
 from fastadam.setting import nearest
 
 BN_MOMENTUM = 0.1
@@ -49,6 +49,8 @@ class Trainer:
                       2018) and the average is validated
     lookahead         so many steps after each other start from slow weights, which then go half the way to where the
                       steps have led (Zhang et al. 2019); ``fit`` validates these
+    sam               sharpness-aware minimization (Foret et al. 2021): each step is by the gradient taken at this
+                      distance uphill, 0.05 say, on the same batch as the first; twice the work
     seed              of shuffling and augmentation: equal seeds give equal bits, for any ``threads``
     device, threads   where to compute: "auto", "cpu", "cuda", "cuda:1"; CPU threads default to all cores
     precision         of a GPU's matrix products: "float32", "tf32" or "bf16"
@@ -77,6 +79,7 @@ class Trainer:
         ema: float | None = None,
         swa: int | None = None,
         lookahead: int | None = None,
+        sam: float | None = None,
         seed: int = 0,
         device: str = "auto",
         threads: int | None = None,
@@ -101,7 +104,7 @@ class Trainer:
             raise ValueError(f"clip_agc must be above 0, it is {clip_agc}")
         self.settings = training_settings(
             self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc, swa=swa,
-            lookahead=lookahead,
+            lookahead=lookahead, sam=sam,
         )  # fmt: skip
         self.device = get_device(device, threads, precision)
         dtype = rules.MOMENT_DTYPES.get(self.optimizer.rule, "float32")
@@ -109,6 +112,9 @@ class Trainer:
         self._gradients = {"GRAD": Arena(model.graph.trained())}
         if accumulate > 1:
             self._gradients["SUM"] = Arena(model.graph.trained())
+        check_sam(sam, accumulate)
+        if sam is not None:
+            self._gradients["ASCENT"] = Arena(model.graph.trained())
         self.average: Average | None = None
         if isinstance(self.optimizer, ScheduleFree):
             self.average = Extrapolated(model, self.device, self.moments["Z"], self.optimizer.to_average)
@@ -158,18 +164,26 @@ class Trainer:
     def _train(
         self, batches: Iterable[tuple[Feed, np.ndarray, int]], count: int, total: int, lr: float
     ) -> tuple[float, int]:
-        """One step on ``count`` micro-batches (feed, index, epoch of the key) of ``total`` images in all."""
+        """One step on ``count`` micro-batches (feed, index, epoch of the key) of ``total`` images in all.
+
+        By SAM on one, twice; its second pass leaves loss and running statistics to the first.
+        """
         loss, right, t = 0.0, 0, self.t + 1
         if self.t == 0:  # the model may have been given other weights since the trainer was made
             self._begin()
         share = self.average.share(t) if self.average else 0.0
-        for part, (feed, index, epoch) in zip(parts_of(count), batches, strict=True):
+        parts = parts_of(count, self.settings["sam"])
+        if self.settings["sam"]:
+            batches = list(batches) * 2
+        for part, (feed, index, epoch) in zip(parts, batches, strict=True):
+            again = part == "descent"
             loss_of_part, right_of_part = self.engine().run(
-                "train", feed, index, key=(self.seed, epoch), momentum=BN_MOMENTUM, total=total,
+                "train", feed, index, key=(self.seed, epoch), momentum=0.0 if again else BN_MOMENTUM, total=total,
                 hyper=self.optimizer.decay_rows(t, lr), share=share,
                 **self.settings_for(feed, part),
             )["loss"]  # fmt: skip
-            loss, right = loss + float(loss_of_part), right + int(right_of_part)
+            if not again:
+                loss, right = loss + float(loss_of_part), right + int(right_of_part)
         self.t = t
         if self.average:
             self.average.after_step(t)
@@ -265,15 +279,17 @@ class Trainer:
             yield fit.end_epoch()
 
 
-def parts_of(count: int) -> list[str | None]:
-    """What plans call the ``count`` micro-batches of a step."""
+def parts_of(count: int, sam: float | None = None) -> list[str | None]:
+    """What plans call the gradients of a step: of its ``count`` micro-batches, or the two of SAM."""
+    if sam is not None:
+        return list(ASCENTS)
     return ["first", *["next"] * (count - 2), "last"] if count > 1 else [None]
 
 
 def training_settings(
     optimizer: str, augment: Sequence[str], label_smoothing: float, clip_norm: float | None, decay: str,
     ema: float | None, centralize: bool = False, clip_agc: float | None = None, swa: int | None = None,
-    lookahead: int | None = None,
+    lookahead: int | None = None, sam: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Settings of the training plans of a ``Trainer`` that is made with these."""
     return {
@@ -284,6 +300,7 @@ def training_settings(
         "clip_agc": clip_agc,
         "clip_norm": clip_norm,
         "decay": decay,
+        "sam": sam,
         "ema": ema is not None,
         "average": average_kind(optimizer, ema=ema, swa=swa, lookahead=lookahead) is not None,
     }
@@ -291,7 +308,7 @@ def training_settings(
 
 def plan_settings(settings: Mapping[str, Any], part: str | None) -> dict[str, Any]:
     """Settings of a training plan for one part of a step: only a whole step and the last part have an update."""
-    if part in ("first", "next"):
+    if part in ("first", "next", "ascent"):
         none = {
             "update": None,
             "centralize": False,

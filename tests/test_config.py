@@ -92,6 +92,8 @@ def test_zero_is_allowed_where_it_means_off(name):
         ({"ema": 1.0}, "ema must be below 1"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"swa": 0}, "swa must be at least 1"),
+        ({"sam": 0}, "sam must be above 0"),
+        ({"sam": 0.05, "accumulate": 2}, "sam takes both gradients of a step on one batch; give accumulate 1, not 2"),
         ({"lookahead": 1}, "lookahead must be at least 2"),
         ({"swa": 3, "lookahead": 5}, "swa and lookahead each keep an average of the weights; give one of them"),
         ({"lookahead": 3, "optimizer": "schedulefree"}, "lookahead has no meaning for optimizer schedulefree"),
@@ -171,6 +173,8 @@ def configs(draw):
     averages = [name for name in ("ema", "swa", "lookahead") if name in values]
     for name in averages[values.get("optimizer") != "schedulefree" :]:  # there may be one
         del values[name]
+    if "sam" in values:
+        values.pop("accumulate", None)
     if "swa" in values:
         values["swa"] = 1
     if values.get("optimizer") == "schedulefree":

@@ -90,6 +90,7 @@ OPS = (
     "norm_lanes",
     "padam_update",
     "radam_update",
+    "sam_ascent",
     "schedulefree_update",
     "sgd_update",
     "softmax_loss",

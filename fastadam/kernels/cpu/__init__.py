@@ -20,6 +20,7 @@ from fastadam.kernels.cpu.norm import (
 from fastadam.kernels.cpu.optim import accumulate, clip_factor, ema_update, norm_lanes
 from fastadam.kernels.cpu.pointwise import add_forward, affine_forward, fill, join_backward
 from fastadam.kernels.cpu.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
+from fastadam.kernels.cpu.sam import sam_ascent
 from fastadam.kernels.cpu.unitwise import centre_units, clip_units
 from fastadam.kernels.cpu.updates import (
     adabelief_update,

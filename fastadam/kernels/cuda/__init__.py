@@ -25,6 +25,7 @@ from fastadam.kernels.cuda.optim import accumulate, clip_factor, ema_update, nor
 from fastadam.kernels.cuda.pointwise import add_forward, affine_forward, fill, join_backward
 from fastadam.kernels.cuda.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
 from fastadam.kernels.cuda.precision import with_precision
+from fastadam.kernels.cuda.sam import sam_ascent
 from fastadam.kernels.cuda.unitwise import centre_units, clip_units
 from fastadam.kernels.cuda.updates import (
     adabelief_update,

@@ -79,7 +79,7 @@ def _put_pair(part, i, high, low):
 
 
 @device
-def _sum_pairs(shared, part, first, end):
+def sum_pairs(shared, part, first, end):
     """The sum of part[first : end], pairs."""
     high = low = ZERO
     i = uint32(first + uint32(cuda.threadIdx.x))
@@ -124,7 +124,7 @@ def _join_squares(part, tiled, tiles):
     """A block has a lane."""
     shared = cuda.shared.array(BOTH, float32)
     lane = uint32(cuda.blockIdx.x)
-    high, low = _sum_pairs(shared, tiled, uint32(lane * tiles), uint32(uint32(lane + ONE) * tiles))
+    high, low = sum_pairs(shared, tiled, uint32(lane * tiles), uint32(uint32(lane + ONE) * tiles))
     if uint32(cuda.threadIdx.x) == uint32(0):
         _put_pair(part, lane, high, low)
 
@@ -147,7 +147,7 @@ def norm_lanes(part, g):
 @kernel(THREADS)
 def _clip_factor(h, part, max_norm, lanes, groups):
     shared = cuda.shared.array(BOTH, float32)
-    high, low = _sum_pairs(shared, part, uint32(0), lanes)
+    high, low = sum_pairs(shared, part, uint32(0), lanes)
     if uint32(cuda.threadIdx.x) == uint32(0):
         factor = max_norm / (math.sqrt(exact.rounded(high, low)) + NORM_EPS)
         if factor >= FLOAT1:
