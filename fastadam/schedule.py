@@ -1,4 +1,7 @@
-"""What changes by step: the learning rate, with linear warm-up if asked for; the decay of averaged weights."""
+"""What changes by step: the learning rate, with linear warm-up if asked for; the decay of averaged weights.
+
+And which of a run's settings exclude each other, for the command line and the trainer alike.
+"""
 
 import math
 from collections.abc import Sequence
