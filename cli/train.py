@@ -154,6 +154,8 @@ def _show_plan(config: TrainConfig, json: bool, reporter: PlainReporter) -> None
         click.echo(
             f"\n{plan.parameters:,} parameters, {len(step.calls)} calls and {step.flops / 1e9:,.3f} GFLOP a step\n"
         )
+        if step.matrices:
+            click.echo(textwrap.fill(f"muon updates {', '.join(step.matrices)}; adamw all others", 100) + "\n")
         sums = [*plan.rows, ("total", plan.total_bytes), ("free, the data set being read", plan.free_bytes)]
         width = max(len(name) for name, _ in sums)
         for name, size in sums:

@@ -89,6 +89,9 @@ class Call:
             products = 1 + self.outs[0].present
             taps = self.ins[5].shape[:3] if self.op == "conv2d_backward" else self.ins[5].shape[1:]
             return 2 * products * self.ins[0].size * math.prod(taps)
+        if self.op == "muon_update":  # as three products an iteration: X.T X, its square, X times what is made of them
+            short, long = sorted((self.outs[0].size // self.outs[0].shape[-1], self.outs[0].shape[-1]))
+            return int(self.scalars["steps"]) * (4 * short**2 * long + 2 * short**3)
         return 0
 
     def __str__(self) -> str:

@@ -35,6 +35,7 @@ from fastadam.case import (
     squares,
 )
 from fastadam.cases_layerwise import layerwise_cases, unit_cases
+from fastadam.cases_muon import muon_cases
 from fastadam.kernels import rules
 from fastadam.kernels.rules import Hyper
 
@@ -417,7 +418,7 @@ _KEPT = dict.fromkeys(("v", "v_max", "s", "u", "n"), squares)
 def update_cases() -> Iterator[Case]:
     """Flat arrays of one element, of an odd number, and of several tasks."""
     for rule, kept in rules.MOMENTS.items():
-        if rule in rules.LAYERWISE:
+        if rule in (*rules.LAYERWISE, "muon"):  # no formula by element
             continue
         op, fills = f"{rule}_update", {"p": normal} | {name: _KEPT.get(name, normal) for name in kept}
         for n, nesterov, grad_scale in (
@@ -431,6 +432,11 @@ def update_cases() -> Iterator[Case]:
                 outs |= {name: Array((n,), bfloat16(fills[name]), PLACE) for name in kept}
             ins = {"g": Array((n,), normal), "h": hyper(nesterov, grad_scale), "groups": group_runs(n)}
             yield Case(op, outs, ins)
+    flat = Array((997,), normal, terms=4)
+    yield Case(
+        "adamw_update", {"p": flat, "m": flat, "v": Array((997,), squares, terms=4)},
+        {"g": flat, "h": hyper(True, 1.0), "groups": Array((2, 3), given(2, 9, 1, 17, 990, 0, dtype=np.int64))},
+    )  # fmt: skip
     for n, share in ((1, 1.0), (7, 0.0), (1003, 0.125), (50_001, 0.001)):
         p = Array((n,), normal)
         yield Case("ema_update", {"ema": Array((n,), normal, terms=3)}, {"p": p, "share": Array((1,), given(share))})
@@ -462,6 +468,7 @@ def every_case() -> Iterator[Case]:
     yield from update_cases()
     yield from layerwise_cases(hyper)
     yield from unit_cases()
+    yield from muon_cases()
 
 
 CASES: tuple[Case, ...] = tuple({str(case): case for case in every_case()}.values())

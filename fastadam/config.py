@@ -14,7 +14,7 @@ from typing import Any
 
 from fastadam.augment import AUGMENTATIONS, CROP_PIXELS, CUTOUT_PIXELS
 from fastadam.errors import ConfigError
-from fastadam.kernels import PRECISIONS
+from fastadam.kernels import MUON_RATES, PRECISIONS
 from fastadam.recipes import WITH_OPTIMIZER, WITH_SCHEDULE, recipe_of
 from fastadam.schedule import GAMMA, MILESTONES, SCHEDULES, average_kind, check_sam, check_schedule
 from fastadam.setting import Kind, Setting, nearest, shown
@@ -44,6 +44,7 @@ OPTIMIZER_SETTINGS = {
     "adamw_bf16": _MOMENTS,
     "lamb": _MOMENTS,
     "lars": ("momentum",),
+    "muon": ("momentum", "adjust_lr_fn", "adamw_lr", "beta1", "beta2"),
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
 
@@ -148,20 +149,35 @@ class TrainConfig:
     amsgrad: bool = _setting(False, "flag", "", "Divide by the largest mean of squares so far (adam, adamw).")
     weight_decay: float | None = _number(
         None,
-        "Pull of the weights towards zero: beside the gradient for adamw, adamw_bf16, adan, lamb, lion and "
+        "Pull of the weights towards zero: beside the gradient for adamw, adamw_bf16, adan, lamb, lion, muon and "
         "schedulefree, within it for the others. Biases and the parameters of batch norms are spared.",
         low=0,
-        default_text=f"{RECIPE}; with another optimizer 0, 0.01 for adamw, adamw_bf16 and lamb, and 0.0001 for lars",
+        default_text=f"{RECIPE}; with another optimizer 0, 0.01 for adamw, adamw_bf16 and lamb, 0.0001 for lars, and "
+        "0.1 for muon",
     )
     momentum: float | None = _number(
         None,
-        "Momentum of sgd and lars.",
+        "Momentum of sgd, lars and muon.",
         low=0,
         high=1,
         high_open=True,
-        default_text=f"{RECIPE}; 0 if it has none, and 0.9 for lars",
+        default_text=f"{RECIPE}; 0 if it has none, 0.9 for lars, and 0.95 for muon",
     )
-    nesterov: bool = _setting(False, "flag", "", "Use Nesterov's momentum (sgd).")
+    nesterov: bool = _setting(False, "flag", "", "Use Nesterov's momentum (sgd; muon always does).")
+    adjust_lr_fn: str | None = _choice(
+        None,
+        MUON_RATES,
+        "How muon's rate depends on a matrix's shape: for outputs of like size, or for steps of AdamW's size, so that "
+        "its --lr will do.",
+        default_text=MUON_RATES[0],
+    )
+    adamw_lr: float | None = _number(
+        None,
+        "Learning rate of what muon leaves to AdamW: the first layer, the last, biases and norms; scheduled like --lr.",
+        low=0,
+        low_open=True,
+        default_text="0.001",
+    )
     schedule: str | None = _choice(
         None, SCHEDULES, "Course of the learning rate.", default_text=f"{RECIPE}; constant for schedulefree"
     )

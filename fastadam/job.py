@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -93,9 +94,10 @@ class Job:
         config, batch = self.config, self.config.batch_size
         graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
         names = ("augment", "label_smoothing", "clip_norm", "ema", "swa", "lookahead", "sam")
+        optimizer = _optimizer(config)
         lanes = self.device.filter_lanes
         given = {name: getattr(config, name) for name in names}
-        settings = training_settings(_optimizer(config).rule, **given, decay=DECAY)
+        settings = training_settings(optimizer.rule, **given, decay=DECAY, constants=optimizer.constants)
         plans = [
             make_plan(graph, "train", size, self.feed, filter_lanes=lanes, **plan_settings(settings, part))
             for part, size in _parts(len(self.train), batch, config.accumulate, config.sam)
@@ -131,6 +133,7 @@ class Job:
             f"{human_bytes(memory.total_bytes)} of memory, {memory.step.flops / 1e9:,.1f} GFLOP a step, "
             f"on {self.device.description}"
         )
+        self.notes += _division(plans[0])
         model = models.build(config.model, len(self.data.classes), config.seed, self._shape, config.dropout or 0.0)
         model.classes = self.data.classes
         model.set_normalization(*channel_statistics(self.data.train_images, self.train))
@@ -171,6 +174,18 @@ def _optimizer(config: TrainConfig) -> Optimizer:
     kind = str(config.optimizer)
     names = ("lr", "weight_decay", *OPTIMIZER_SETTINGS[kind])
     return make(kind, config.seed, **{name: getattr(config, name) for name in names})
+
+
+def _division(plan: Plan) -> list[str]:
+    """Whose the parameters are where two rules share them."""
+    if not plan.matrices:
+        return []
+    trained = plan.graph.trained()
+    numbers = sum(math.prod(trained[name]) for name in plan.matrices)
+    return [
+        f"muon updates {len(plan.matrices)} matrices of hidden layers ({numbers:,} parameters); adamw the first layer, "
+        f"the last, biases and norms ({sum(map(math.prod, trained.values())) - numbers:,})"
+    ]
 
 
 def _parts(count: int, batch: int, accumulate: int, sam: float | None) -> list[tuple[str | None, int]]:

@@ -12,11 +12,12 @@ Weight decay that a paper does not have is L2, ``g + weight_decay * p``, or, wit
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 Array = np.ndarray
-Settings = Mapping[str, float]
+Settings = Mapping[str, Any]
 Oracle = Callable[[Array, Array, dict[str, Array], int, Settings], Array]
 
 
@@ -224,11 +225,34 @@ def lars(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Arr
     return p - velocity
 
 
+# Matrices ------------------------------------------------------------------------------------------------------
+
+
+def muon(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Array:
+    """Jordan et al. 2024 for a matrix, filters as (O, I * KH * KW), AdamW for what is none, or not ``hidden``.
+
+    Momentum, decay and rates are PyTorch's: an average of gradients, ``adjust_lr_fn``, and a decay without that.
+    """
+    if p.ndim < 2 or not s.get("hidden", True):
+        return adamw(p, g, kept, t, {**s, "lr": s["adamw_lr"], "eps": s["adamw_eps"], "amsgrad": False})
+    mu, (a, b, c) = s["momentum"], s["ns_coefficients"]
+    kept["m"] = mu * kept.get("m", 0 * g) + (1 - mu) * g
+    x = mu * kept["m"] + (1 - mu) * g if s["nesterov"] else kept["m"]
+    x = x.reshape(len(x), -1)
+    rows, columns = x.shape
+    x = x / max(np.linalg.norm(x), s["eps"])
+    for _ in range(s["ns_steps"]):
+        A = x @ x.T
+        x = a * x + b * A @ x + c * A @ A @ x
+    size = max(1, rows / columns) ** 0.5 if s["adjust_lr_fn"] == "original" else 0.2 * max(rows, columns) ** 0.5
+    return p - s["lr"] * (size * x.reshape(p.shape) + s["weight_decay"] * p)
+
+
 ORACLES: dict[str, Oracle] = {
     oracle.__name__: oracle
     for oracle in (
         adam, adamw, sgd, adamax, nadam, radam, adabelief, adabound, padam, adan, lion, lamb, lars, schedulefree,
-        adamw_bf16,
+        adamw_bf16, muon,
     )
 }  # fmt: skip
 """By the name the optimiser has in ``fastadam.optim.OPTIMIZERS``."""

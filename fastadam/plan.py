@@ -2,7 +2,7 @@
 
 from collections import Counter
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from fastadam.calls import Slot
 from fastadam.graph import Graph, Shape
 from fastadam.kernels import MOST_LANES
 from fastadam.kernels.rules import MOMENT_DTYPES
+from fastadam.matrices import hidden_matrices
 from fastadam.memory import Lifetimes, lifetimes, place
 from fastadam.planner import ASCENTS, DECAYS, MOMENTS, PARTS, Augmentation, Planner, decay_groups
 
@@ -44,6 +45,7 @@ class Plan:
     decay          "weights": of convolutions and linear layers, not biases and norms; "all" of them.
     centralize     whether the gradient of each unit of weights is freed of its mean (Yong et al. 2020); first of all.
     clip_agc       largest norm of a unit's gradient, as a share of its parameters', or None (Brock et al. 2021).
+    constants      (name, value) of what an update takes beside h, the same in every step: ``Optimizer.constants``.
     clip_norm      largest norm of the whole gradient, or None.
     part           None: a whole step. "first", "next", "last": one micro-batch of a step; gradients add
                    up in the arena SUM, and only the last has an update. "ascent", "descent": the two
@@ -59,7 +61,8 @@ class Plan:
     Attributes: ``calls``, a tuple of ``Call``; ``slots``, every slot once, in order of use; ``lifetimes``
     and ``layout`` of planned memory, of which ``memory`` bytes are needed; ``flops`` and ``bytes`` of all
     calls; ``arena_bytes`` {arena: bytes} that binding will ask for; ``groups``, runs (start, end, row of h)
-    of the update; ``tables`` {name: rows} of integers that ops read; ``table()``, rows by layer.
+    of the update; ``tables`` {name: rows} of integers that ops read; ``matrices``, names of the parameters that Muon
+    has; ``table()``, rows by layer.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Plan:
         update: str | None = None,
         centralize: bool = False,
         clip_agc: float | None = None,
+        constants: tuple[tuple[str, Any], ...] = (),
         clip_norm: float | None = None,
         decay: str = "weights",
         part: str | None = None,
@@ -93,7 +97,8 @@ class Plan:
             raise ValueError("centralize changes the gradients of an update; give one")
         self.graph, self.batch, self.mode, self.update = graph, batch, mode, update
         self.part, self.average = part, average or ema
-        self.groups = decay_groups(graph, decay) if update else ()
+        self.matrices = tuple(param.name for param in hidden_matrices(graph)) if update == "muon" else ()
+        self.groups = decay_groups(graph, decay, self.matrices) if update else ()
         planner = Planner(
             graph, batch, training=mode != "infer", source=source, image_count=count,
             augment=augment, smoothing=smoothing, eps=eps, filter_lanes=filter_lanes,
@@ -110,7 +115,7 @@ class Plan:
             planner.ascend(sam)
         if update:
             planner.shape_gradient(centralize, clip_agc)
-            planner.update(update, clip_norm, decay, ema)
+            planner.update(update, clip_norm, decay, ema, dict(constants))
         self.calls, self._raws, self.tables = tuple(planner.calls), planner.raws, planner.tables
 
     # What a plan tells ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ norm or a bias needs of dz are gathered by the call that wrote dz, whenever nobo
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -19,9 +19,11 @@ from fastadam.calls import Call, Slot, absent
 from fastadam.graph import Graph, Node, Shape
 from fastadam.kernels import MOST_LANES, UNITS, rules
 from fastadam.kernels.updates import UPDATES, between
+from fastadam.matrices import hidden_matrices, matrix_updates, output_layers
 from fastadam.values import NO_VECTOR, Raw, Stage, View
 
 MOMENTS = {rule: tuple(moment.upper() for moment in moments) for rule, moments in rules.MOMENTS.items()}
+MOMENTS["muon"] = MOMENTS["adamw"]  # which has what Muon has not; both call an average of gradients m
 """Update rules, and the arenas of moments each has beside PARAM."""
 
 DECAYS = ("weights", "all")
@@ -429,23 +431,29 @@ class Planner:
             factors = Slot("gradient.factors", (units.shape[0], UNITS), "STAT")
             self._call("clip_units", [gradient, factors], [self._flat("PARAM"), units], clip=float(clip_agc))
 
-    def update(self, rule: str, clip_norm: float | None, decay: str, ema: bool) -> None:
-        """The ops of a rule over the flat arenas, their gradients clipped first if asked for."""
+    def update(
+        self, rule: str, clip_norm: float | None, decay: str, ema: bool, constants: Mapping[str, Any]
+    ) -> None:  # fmt: skip
+        """The ops of a rule over the flat arenas, their gradients clipped first if asked for; Muon's matrices apart."""
         h, gradient = Slot("h", (GROUPS, len(rules.Hyper._fields)), "INPUT"), self._flat("GRAD")
         if clip_norm is not None:
             squares = self._slot("gradient.squares", (MOST_LANES, 2), "STAT")
             self._call("norm_lanes", [squares], [gradient])
             self._call("clip_factor", [h], [squares], max_norm=float(clip_norm))
+        matrices = hidden_matrices(self.graph) if rule == "muon" else ()
+        for written, read, scalars in matrix_updates(matrices, h, **constants):
+            self._call("muon_update", written, read, **scalars)
         slots = {"p": self._flat("PARAM"), "g": gradient, "h": h}
         dtype = rules.MOMENT_DTYPES.get(rule, "float32")
-        slots |= {moment: self._flat(moment.upper(), dtype) for moment in rules.MOMENTS[rule]}
+        slots |= {arena.lower(): self._flat(arena, dtype) for arena in MOMENTS[rule]}
         if rule in rules.LAYERWISE:
             slots["tiles"] = self._table("tiles", tensor_tiles(self.graph, decay))
             for name, shape in between(slots["tiles"].shape[0], len(self.graph.trained())).items():
                 slots[name] = Slot(f"update.{name}", shape, "STAT")
         else:
-            slots["groups"] = self._table("groups", decay_groups(self.graph, decay))
-        for op, outs, ins in UPDATES[rule]:
+            groups = decay_groups(self.graph, decay, [matrix.name for matrix in matrices])
+            slots["groups"] = self._table("groups", groups)
+        for op, outs, ins in UPDATES["adamw" if matrices else rule]:
             self._call(op, [slots[name] for name in outs], [slots[name] for name in ins])
         if ema:
             self._call("ema_update", [self._flat("AVERAGE")], [self._flat("PARAM"), Slot("share", (1,), "INPUT")])
@@ -459,25 +467,16 @@ class Planner:
         return Slot(name, (segment_table(self.graph.trained())[1],), "FLAT", dtype)
 
 
-def decay_groups(graph: Graph, decay: str) -> tuple[tuple[int, int, int], ...]:
-    """Runs (start, end, row of h) over the arena of parameters.
+def decay_groups(graph: Graph, decay: str, without: Collection[str] = ()) -> tuple[tuple[int, int, int], ...]:
+    """Runs (start, end, row of h) over the arena of parameters, ``without`` some of them.
 
     Decay "weights" spares what is added or multiplied by channel: biases, and scales and shifts of norms
     (as Goyal et al. 2017, section 5.3, do for batch norm, and He et al. 2019, section 3.1, for all of these).
     Decay "all" spares nothing, as PyTorch does with one group of parameters.
     """
-    return group_runs(graph.trained(), _decay_group(graph, decay))
-
-
-def output_layers(graph: Graph) -> set[str]:
-    """Convolutions and linear layers whose value reaches the output through no other."""
-    makes, layers = {graph.output}, set[str]()
-    for node in reversed(graph.nodes):
-        if node.name in makes and node.op in ("conv", "linear"):
-            layers.add(node.name)
-        elif node.name in makes:
-            makes.update(node.inputs)
-    return layers
+    group = _decay_group(graph, decay)
+    runs = group_runs(graph.trained(), lambda name: -1 if name in without else group(name))
+    return tuple(run for run in runs if run[2] >= 0)
 
 
 def tensor_tiles(graph: Graph, decay: str) -> tuple[tuple[int, int, int, int], ...]:

@@ -26,6 +26,7 @@ from fastadam.reference_layerwise import lamb_update as lamb_update
 from fastadam.reference_layerwise import lars_update as lars_update
 from fastadam.reference_layerwise import tensor_norms as tensor_norms
 from fastadam.reference_layerwise import tile_squares as tile_squares
+from fastadam.reference_muon import muon_update as muon_update
 
 Array = np.ndarray
 
@@ -414,11 +415,13 @@ def adam_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array)
 
 
 def adamw_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array) -> None:
-    """Loshchilov and Hutter 2019, Algorithm 2; the decay is multiplied by lr."""
-    p *= 1 - hypers(h, groups).decay
+    """Loshchilov and Hutter 2019, Algorithm 2; the decay is multiplied by lr. What is in no run stays as it is."""
     without = h.copy()
     without[:, WEIGHT_DECAY] = 0
-    adam_update(p, m, v, g, without, groups)
+    for start, end, group in groups:
+        run, whole = slice(start, end), np.array([[0, end - start, group]])
+        p[run] *= 1 - Hyper(*h[group]).decay
+        adam_update(p[run], m[run], v[run], g[run], without, whole)
 
 
 def adamw_bf16_update(p: Array, m: Array, v: Array, g: Array, h: Array, groups: Array) -> None:

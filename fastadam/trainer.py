@@ -103,8 +103,8 @@ class Trainer:
         if clip_agc is not None and not clip_agc > 0:
             raise ValueError(f"clip_agc must be above 0, it is {clip_agc}")
         self.settings = training_settings(
-            self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc, swa=swa,
-            lookahead=lookahead, sam=sam,
+            self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc,
+            self.optimizer.constants, swa=swa, lookahead=lookahead, sam=sam,
         )  # fmt: skip
         self.device = get_device(device, threads, precision)
         dtype = rules.MOMENT_DTYPES.get(self.optimizer.rule, "float32")
@@ -288,8 +288,9 @@ def parts_of(count: int, sam: float | None = None) -> list[str | None]:
 
 def training_settings(
     optimizer: str, augment: Sequence[str], label_smoothing: float, clip_norm: float | None, decay: str,
-    ema: float | None, centralize: bool = False, clip_agc: float | None = None, swa: int | None = None,
-    lookahead: int | None = None, sam: float | None = None,
+    ema: float | None, centralize: bool = False, clip_agc: float | None = None,
+    constants: tuple[tuple[str, Any], ...] = (), swa: int | None = None, lookahead: int | None = None,
+    sam: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Settings of the training plans of a ``Trainer`` that is made with these."""
     return {
@@ -298,6 +299,7 @@ def training_settings(
         "update": optimizer,
         "centralize": bool(centralize),
         "clip_agc": clip_agc,
+        "constants": constants,
         "clip_norm": clip_norm,
         "decay": decay,
         "sam": sam,

@@ -25,6 +25,8 @@ from fastadam.graph import Graph, Node
 from fastadam.interpret import interpret
 from fastadam.kernels import OPS
 from fastadam.kernels.rules import MOMENTS
+from fastadam.layout import to_kernel, to_public
+from fastadam.matrices import hidden_matrices
 from fastadam.model import Model
 from fastadam.optim import OPTIMIZERS
 from fastadam.oracles import ORACLES
@@ -188,7 +190,15 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "adamw_bf16": ({}, {"lr": 2e-3, "beta1": 0.8, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.1}),
     "lamb": ({}, {"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.1}),
     "lars": ({}, {"lr": 20.0, "momentum": 0.5, "weight_decay": 0.1, "trust_coefficient": 0.01}),
-}
+    "muon": (
+        {},
+        {
+            "lr": 0.01, "weight_decay": 1.0, "momentum": 0.5, "nesterov": False, "ns_coefficients": (2.0, -1.5, 0.5),
+            "eps": 100.0, "ns_steps": 7, "adjust_lr_fn": "match_rms_adamw", "adamw_lr": 0.1, "beta1": 0.5, "beta2": 0.9,
+            "adamw_eps": 0.1,
+        },
+    ),
+}  # fmt: skip
 """What each optimiser is checked with; one that is not listed, with its defaults."""
 
 SHAPES = {"scalar": (), "vector": (7,), "filter": (5, 3, 3, 3), "large": (50_001,)}
@@ -351,16 +361,20 @@ def _interpreted(rule: str) -> tuple[Arrays, Arrays, list[float]]:
     )
     kept: dict[str, Arrays] = {key: {} for key in params}
     decided = {key: np.ones(p.shape, bool) for key, p in params.items()}
+    of = {param.name: param for param in model.graph.params}
     decayed = {param.name for param in model.graph.params if param.kind in ("conv", "linear")}
+    hidden = {param.name for param in hidden_matrices(model.graph)}
     for t, (images, labels) in enumerate(_batches(), 1):
         x = images.transpose(0, 2, 3, 1)
         result = interpret(model.graph, params, state, x, labels, key=(3, t - 1), smoothing=0.1)
         losses.append(result.loss)
         state = result.state
         for key, g in result.gradients.items():
-            own = settings if key in decayed else {**settings, "weight_decay": 0.0, "trust": 0.0}
-            params[key] = oracle(params[key], g, kept[key], t, own)
-            decided[key] &= _decided(kept[key])
+            own = {**settings, "hidden": key in hidden}
+            own |= {} if key in decayed else {"weight_decay": 0.0, "trust": 0.0}
+            p, g = to_public(of[key], params[key]), to_public(of[key], g)
+            params[key] = to_kernel(of[key], oracle(p, g, kept[key], t, own))
+            decided[key] &= to_kernel(of[key], np.broadcast_to(_decided(kept[key]), p.shape))
     return {**params, **state}, decided, losses
 
 
@@ -383,6 +397,7 @@ def _optimizer(rule: str) -> Any:
         "adamw_bf16": {"lr": 1e-2, "eps": 1e-2},
         "lars": {},
         "amsgrad": {"eps": 1e-2, "amsgrad": True},
+        "muon": {"lr": 1e-2, "adamw_lr": 0.1, "adamw_eps": 1e-2},
     }
     return OPTIMIZERS[name](None, **{"lr": 0.1, "weight_decay": 0.1, **own.get(rule, {"eps": 1e-2})})
 

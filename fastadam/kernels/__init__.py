@@ -22,7 +22,8 @@ dx * (of - centre).
 shapes only, and lanes are added in their order. So the bits do not depend on the number of threads.
 
 **Groups.** An update is one pass over flat arenas. ``groups`` (K, 3) int64 has rows (start, end, group) that
-tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for each group.
+tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for each group. In ``adamw_update`` there
+may be gaps: what is in no run is left as it is.
 
 **Tiles.** Where norms of whole tensors are asked for, ``tiles`` (T, 4) int64 has rows (start, end, group, tensor):
 tensor 0, 1, ... cut into pieces of up to ``TILE`` elements, in order, each starting at a multiple of 16. A sum over a
@@ -44,6 +45,9 @@ UNITS = 16
 
 PRECISIONS = ("float32", "tf32", "bf16")
 """What the operands of matrix products are rounded to; sums, and all that is stored, are float32."""
+
+MUON_RATES = ("original", "match_rms_adamw")
+"""How Muon's rate depends on a matrix's shape, see ``rules.muon_rate``; PyTorch's names."""
 
 OPS = (
     "accumulate",
@@ -86,6 +90,7 @@ OPS = (
     "lookahead_update",
     "maxpool_backward",
     "maxpool_forward",
+    "muon_update",
     "nadam_update",
     "norm_lanes",
     "padam_update",

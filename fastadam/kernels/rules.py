@@ -32,6 +32,7 @@ class Hyper(NamedTuple):
     average                      share of a new point in an average of all points
     draw                         a whole number below 2**24, the step's own, that stochastic rounding draws from
     trust                        coefficient of the trust ratio; 0 leaves a tensor's rate as it is
+    matrix_lr, matrix_decay      of matrices, where lr and decay are those of the other parameters
     grad_scale                   factor on every gradient: 1, or what clipping by norm asks for
     The others are of the rules that name them.
     """
@@ -62,6 +63,8 @@ class Hyper(NamedTuple):
     average: float = 0.0
     draw: float = 0.0
     trust: float = 0.0
+    matrix_lr: float = 0.0
+    matrix_decay: float = 0.0
     grad_scale: float = 1.0
 
 
@@ -82,6 +85,7 @@ MOMENTS = {
     "adamw_bf16": ("m", "v"),
     "lamb": ("m", "v"),
     "lars": ("m",),
+    "muon": ("m",),
 }
 """The rules, and what each keeps of every parameter between steps; zero at first, but for what follows."""
 
@@ -93,6 +97,9 @@ MOMENT_DTYPES = {"adamw_bf16": "uint16"}
 
 LAYERWISE = ("lamb", "lars")
 """The rules that need norms of whole tensors, and so more than one pass."""
+
+FLOAT32_ONLY = (*MOMENT_DTYPES, *LAYERWISE, "muon")
+"""Rules for parameters of float32 alone."""
 
 WEIGHT_DECAY, DECAY, GRAD_SCALE = (Hyper._fields.index(name) for name in ("weight_decay", "decay", "grad_scale"))
 TRUST = Hyper._fields.index("trust")
@@ -329,3 +336,36 @@ def unit_factor(g_norm, p_norm, clip):
     """
     most = clip * (LEAST_NORM if p_norm < LEAST_NORM else p_norm)
     return ONE if g_norm <= most else most / g_norm
+
+
+# Muon, whose matrices are orthogonalised between two formulas ------------------------------------------------
+
+
+def muon_average(m, g, h):
+    """Muon: Jordan et al. 2024; returns the new m and what of it is orthogonalised.
+
+    The momentum is an average, as in the authors' code and PyTorch: the dampening is the momentum. Nesterov's is that
+    average taken once more, of the same gradient. Only the direction counts: the length is normalised away.
+    """
+    g = g * h.grad_scale
+    m = h.momentum * m + h.one_minus_dampening * g
+    return m, m + h.nesterov * (h.momentum * m + h.one_minus_dampening * g - m)
+
+
+def muon_step(p, o, rate, h):
+    """Along the orthogonalised o; ``rate`` is that of ``muon_rate``, which the decay goes without, as in PyTorch.
+
+    That there is a decay is from Liu et al. 2025, section 2.2.
+    """
+    return p - h.matrix_decay * p - h.matrix_lr * rate * o
+
+
+def muon_rate(rows, columns, adjust):
+    """What the rate is multiplied by for a matrix (rows, columns), outputs by inputs.
+
+    original          sqrt(max(1, rows / columns)): Jordan et al. 2024, for outputs that change alike
+    match_rms_adamw   0.2 * sqrt(max(rows, columns)): Liu et al. 2025, section 2.2, for steps of AdamW's size
+    """
+    if adjust == "original":
+        return math.sqrt(max(1.0, rows / columns))
+    return 0.2 * math.sqrt(max(rows, columns))

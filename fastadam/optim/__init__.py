@@ -19,6 +19,7 @@ from fastadam.optim.base import Optimizer
 from fastadam.optim.clip import clip_grad_norm, clip_grad_value
 from fastadam.optim.layerwise import LAMB, LARS
 from fastadam.optim.minimize import minimize_adam
+from fastadam.optim.muon import Muon
 from fastadam.optim.schedulefree import ScheduleFree
 from fastadam.optim.sgd import SGD
 from fastadam.optim.tutorial import initialize_adam, update_parameters_with_adam
@@ -28,7 +29,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     c.name: c
     for c in (
         Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion, LAMB, LARS, ScheduleFree,
-        AdamWBF16,
+        AdamWBF16, Muon,
     )
 }  # fmt: skip
 """Optimisers by the name the command line gives them."""
@@ -53,6 +54,7 @@ __all__ = [
     "Adamax",
     "Adan",
     "Lion",
+    "Muon",
     "NAdam",
     "Optimizer",
     "Padam",

@@ -10,7 +10,7 @@ import numpy as np
 from fastadam.kernels import rules
 from fastadam.optim import state
 from fastadam.optim.checks import not_negative, positive
-from fastadam.optim.groups import ParamGroup, Params, groups_of
+from fastadam.optim.groups import ParamGroup, Params, groups_of, listed
 from fastadam.optim.own_loop import OwnLoop
 
 
@@ -60,6 +60,10 @@ class Optimizer(ABC):
         """What the rule keeps of every parameter between steps."""
         return rules.MOMENTS[self.rule]
 
+    def rule_of(self, p: np.ndarray) -> str:
+        """The rule that updates a parameter given by name."""
+        return self.rule
+
     @property
     def params(self) -> Mapping[str, np.ndarray]:
         """The parameters of all groups by name."""
@@ -76,7 +80,12 @@ class Optimizer(ABC):
         kept = self._loop.kept if self._loop else {name: {} for name in self.moment_names}
         return MappingProxyType({name: MappingProxyType(arrays) for name, arrays in kept.items()})
 
-    def settings(self) -> dict[str, float | bool]:
+    @property
+    def constants(self) -> tuple[tuple[str, Any], ...]:
+        """(name, value) of what the update takes beside ``hyper``: the same in every step."""
+        return ()
+
+    def settings(self) -> dict[str, Any]:
         """The hyperparameters by name, as the class takes them."""
         return {"lr": self.lr, "weight_decay": self.weight_decay}
 
@@ -88,7 +97,7 @@ class Optimizer(ABC):
         """The numbers of step ``t`` = 1, 2, ...; ``lr``, from a schedule, stands in for the optimiser's own."""
         lr = self.own_rate(t, self.lr) if lr is None else lr
         decay = {"decay": lr * self.weight_decay} if self.decoupled else {"weight_decay": self.weight_decay}
-        return rules.Hyper(lr=lr, **(decay | self.numbers(t, lr)))
+        return rules.Hyper(**({"lr": lr} | decay | self.numbers(t, lr)))
 
     def own_rate(self, t: int, lr: float) -> float:
         """The rate of step ``t`` where no schedule sets it: ``lr``, unless the optimiser warms up by itself."""
@@ -131,5 +140,4 @@ class Optimizer(ABC):
         state.load_state(self, state_dict)
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{key}={value:g}" for key, value in self.settings().items())
-        return f"{type(self).__name__}({settings})"
+        return f"{type(self).__name__}({listed(self.settings())})"

@@ -1,5 +1,6 @@
 """Parameters in somebody else's loop whose rule looks at whole tensors: one after the other, by the arena's ops."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ from fastadam.device import get_device
 from fastadam.kernels import rules
 from fastadam.kernels.updates import UPDATES, between
 from fastadam.optim.arrays import check_apart, check_like
+from fastadam.optim.groups import ParamGroup
 
 
-class ByTensor:
-    """As ``own_loop.Table``, for the rules of ``rules.LAYERWISE``: every tensor has norms, and a rate, of its own."""
+class OneByOne(ABC):
+    """As ``own_loop.Table``, for rules that have a call or more for each parameter; ``update`` is theirs."""
 
     dtype = np.dtype(np.float32)
 
@@ -26,15 +28,12 @@ class ByTensor:
         memory: tuple[np.ndarray, np.ndarray],
     ):
         self.names, self._rule, self._memory = [name for name, _ in members], rule, memory
-        self._groups = [number for _, number in members]
+        self._numbers = [number for _, number in members]
         self._own = [params[name] for name in self.names]
-        self._arrays: list[dict[str, np.ndarray]] = []
-        for name, p in zip(self.names, self._own, strict=True):
-            tiles = np.array(tile_rows({name: p.shape}, lambda name: 0), np.int64).reshape(-1, 4)
-            arrays = {"p": p.reshape(-1), "tiles": tiles}
-            arrays |= {key: kept[key][name].reshape(-1) for key in rules.MOMENTS[rule]}
-            arrays |= {key: np.empty(shape, np.float32) for key, shape in between(len(tiles), 1).items()}
-            self._arrays.append(arrays)
+        self._arrays: list[dict[str, np.ndarray]] = [
+            {"p": p.reshape(-1)} | {key: kept[key][name].reshape(-1) for key in rules.MOMENTS[rule]}
+            for name, p in zip(self.names, self._own, strict=True)
+        ]
 
     def find(self, grads: list[Any]) -> None:
         """Note the gradients; ValueError, naming it, for one that cannot be used."""
@@ -46,10 +45,42 @@ class ByTensor:
         for g, arrays in zip(grads, self._arrays, strict=True):
             arrays["g"] = g.reshape(-1)
 
+    @abstractmethod
+    def update(self, h: np.ndarray) -> None:
+        """The step whose numbers, a row a group, these are."""
+
+
+class ByTensor(OneByOne):
+    """The rules of ``rules.LAYERWISE``: every tensor has norms, and a rate, of its own."""
+
+    def __init__(self, rule: str, *others: Any):
+        super().__init__(rule, *others)
+        for p, arrays in zip(self._own, self._arrays, strict=True):
+            tiles = np.array(tile_rows({"p": p.shape}, lambda name: 0), np.int64).reshape(-1, 4)
+            arrays["tiles"] = tiles
+            arrays |= {key: np.empty(shape, np.float32) for key, shape in between(len(tiles), 1).items()}
+
     def update(self, h: np.ndarray) -> None:
         """The step whose numbers, a row a group, these are."""
         ops = get_device("cpu").ops
-        for number, arrays in zip(self._groups, self._arrays, strict=True):
+        for number, arrays in zip(self._numbers, self._arrays, strict=True):
             arrays["h"] = h[number : number + 1]
             for op, outs, ins in UPDATES[self._rule]:
                 getattr(ops, op)(*(arrays[key] for key in outs + ins))
+
+
+class ByMatrix(OneByOne):
+    """Muon's matrices; ``groups`` are those that members have the numbers of."""
+
+    def __init__(self, groups: Sequence[ParamGroup], *others: Any):
+        super().__init__("muon", *others)
+        self._groups = groups
+
+    def update(self, h: np.ndarray) -> None:
+        """The step whose numbers, a row a group, these are."""
+        muon_update = get_device("cpu").ops.muon_update
+        for number, p, arrays in zip(self._numbers, self._own, self._arrays, strict=True):
+            constants = dict(self._groups[number].constants)
+            matrices = [arrays[key].reshape(len(p), -1) for key in ("p", "m", "g")]
+            rate = rules.muon_rate(*matrices[0].shape, constants.pop("adjust_lr_fn"))
+            muon_update(*matrices, h, number, rate, *constants.values())

@@ -45,6 +45,15 @@ class ParamGroup(MutableMapping[str, Any]):
             self._made, self._made_of = self.check(settings, self.initial_lr), others
         return self._made.all_numbers(t, self._made.own_rate(t, lr))
 
+    def rule_of(self, p: np.ndarray) -> str:
+        """The rule that updates a parameter of the group."""
+        return self._made.rule_of(p)
+
+    @property
+    def constants(self) -> tuple[tuple[str, Any], ...]:
+        """What the update takes beside the numbers of the step that ``numbers`` was asked of last."""
+        return self._made.constants
+
     def check(self, settings: Mapping[str, Any], initial_lr: float) -> "Optimizer":
         """The settings as an optimiser without parameters; ValueError if they make no sense for this group."""
         not_negative("lr", settings["lr"])
@@ -94,8 +103,15 @@ class ParamGroup(MutableMapping[str, Any]):
         return 1 + len(self._optimizer.settings())
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{key}={self[key]:g}" for key in self if key != "params")
-        return f"ParamGroup({len(self._params)} parameters, {settings})"
+        settings = {key: self[key] for key in self if key != "params"}
+        return f"ParamGroup({len(self._params)} parameters, {listed(settings)})"
+
+
+def listed(settings: Mapping[str, Any]) -> str:
+    """Settings as a call would have them."""
+    return ", ".join(
+        f"{key}={value:g}" if isinstance(value, (int, float)) else f"{key}={value!r}" for key, value in settings.items()
+    )
 
 
 def groups_of(optimizer: "Optimizer", params: Params) -> list[ParamGroup]:

@@ -14,7 +14,7 @@ import numpy as np
 from fastadam.device import Device, get_device
 from fastadam.kernels import rules
 from fastadam.optim.arrays import check_apart, check_array, check_like, check_names, check_writeable, memory_of
-from fastadam.optim.by_tensor import ByTensor
+from fastadam.optim.by_tensor import ByMatrix, ByTensor, OneByOne
 from fastadam.optim.groups import ParamGroup
 
 
@@ -39,9 +39,11 @@ class OwnLoop:
         for group in groups:
             _check_precision(group)
             for key in rules.MOMENTS[group.rule]:
-                arrays = {name: _beginning(group.rule, key, p) for name, p in group["params"].items()}
-                self.kept.setdefault(key, {}).update(arrays)
-        self._tables: list[Table | ByTensor] | None = None
+                self.kept.setdefault(key, {})
+            for name, p in group["params"].items():
+                for key in rules.MOMENTS[group.rule_of(p)]:
+                    self.kept.setdefault(key, {})[name] = _beginning(group.rule_of(p), key, p)
+        self._tables: list[Table | OneByOne] | None = None
         self._device: Device | None = None
         self._threads: int | None = None
 
@@ -58,24 +60,28 @@ class OwnLoop:
             for table in tables:
                 table.update(np.array(numbers, table.dtype))
 
-    def _ready(self, threads: int | None) -> tuple[Device, "list[Table | ByTensor]"]:
+    def _ready(self, threads: int | None) -> tuple[Device, "list[Table | OneByOne]"]:
         if self._device is None or threads != self._threads:
             self._device, self._threads = get_device("cpu", threads), threads
         if self._tables is None:
             self._tables = self._make_tables()
         return self._device, self._tables
 
-    def _make_tables(self) -> "list[Table | ByTensor]":
+    def _make_tables(self) -> "list[Table | OneByOne]":
         members: dict[tuple[str, type], list[tuple[str, int]]] = {}
         for number, group in enumerate(self.groups):
             for name, p in group["params"].items():
-                members.setdefault((group.rule, p.dtype.type), []).append((name, number))
+                members.setdefault((group.rule_of(p), p.dtype.type), []).append((name, number))
         arrays = [*self.params.values(), *(array for kept in self.kept.values() for array in kept.values())]
         memory = memory_of(arrays, str)
-        return [
-            (ByTensor if rule in rules.LAYERWISE else Table)(rule, names, self.params, self.kept, memory)
-            for (rule, _), names in members.items()
-        ]
+        return [self._make_table(rule, names, memory) for (rule, _), names in members.items()]
+
+    def _make_table(
+        self, rule: str, members: Sequence[tuple[str, int]], memory: tuple[np.ndarray, np.ndarray]
+    ) -> "Table | OneByOne":
+        if rule == "muon":
+            return ByMatrix(self.groups, members, self.params, self.kept, memory)
+        return (ByTensor if rule in rules.LAYERWISE else Table)(rule, members, self.params, self.kept, memory)
 
     def __getstate__(self) -> dict[str, Any]:
         """Addresses are those of this object's arrays: a copy finds its own."""
@@ -83,10 +89,9 @@ class OwnLoop:
 
 
 def _check_precision(group: ParamGroup) -> None:
-    if group.rule in (*rules.MOMENT_DTYPES, *rules.LAYERWISE):
-        for name, p in group["params"].items():
-            if p.dtype != np.float32:
-                raise ValueError(f"parameter {name!r} is {p.dtype}; {group.rule} takes float32 alone")
+    for name, p in group["params"].items():
+        if group.rule_of(p) in rules.FLOAT32_ONLY and p.dtype != np.float32:
+            raise ValueError(f"parameter {name!r} is {p.dtype}; {group.rule} takes float32 alone")
 
 
 def _beginning(rule: str, key: str, p: np.ndarray) -> np.ndarray:

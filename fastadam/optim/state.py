@@ -21,12 +21,18 @@ def _of_group(number: int, name: str) -> str:
     return f"groups/{number}/{name}"
 
 
+def _numeric(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a state has: of what is no number, such as a choice by name, an optimiser keeps its own."""
+    return {name: value for name, value in settings.items() if isinstance(value, (int, float))}
+
+
 def state_of(optimizer: "Optimizer") -> dict[str, np.ndarray]:
     """``Optimizer.state_dict``."""
     numbers: dict[str, Any] = {"t": optimizer.t}
-    numbers |= {_SETTINGS + name: value for name, value in optimizer.settings().items()}
+    numbers |= {_SETTINGS + name: value for name, value in _numeric(optimizer.settings()).items()}
     for i, group in enumerate(optimizer.param_groups):
-        numbers |= {_of_group(i, name): value for name, value in {_INITIAL: group.initial_lr, **group.own}.items()}
+        own = _numeric(group.own)
+        numbers |= {_of_group(i, name): value for name, value in {_INITIAL: group.initial_lr, **own}.items()}
     return {name: np.array(value) for name, value in numbers.items()} | {
         f"{key}/{name}": array.copy() for key, arrays in optimizer.moments.items() for name, array in arrays.items()
     }
@@ -35,7 +41,8 @@ def state_of(optimizer: "Optimizer") -> dict[str, np.ndarray]:
 def load_state(optimizer: "Optimizer", state: Mapping[str, Any]) -> None:
     """``Optimizer.load_state_dict``."""
     arrays = {f"{key}/{name}": a for key, kept in optimizer.moments.items() for name, a in kept.items()}
-    names, groups = list(optimizer.settings()), optimizer.param_groups
+    all_settings, groups = optimizer.settings(), optimizer.param_groups
+    names = list(_numeric(all_settings))
     wanted = {"t", *arrays, *(_SETTINGS + name for name in names)}
     wanted |= {_of_group(i, _INITIAL) for i in range(len(groups))}
     optional = {_of_group(i, name) for i in range(len(groups)) for name in names}
@@ -50,13 +57,16 @@ def load_state(optimizer: "Optimizer", state: Mapping[str, Any]) -> None:
     if t != int(t) or t < 0:
         raise ValueError(f"t of the state must be a whole number of 0 or more, it is {t}")
     settings = {name: _number(_SETTINGS + name, state[_SETTINGS + name]) for name in names}
+    settings = {name: value for name, value in all_settings.items() if name not in names} | settings
     lr = not_negative("lr", settings.pop("lr"))
+    unnumbered = [{n: value for n, value in group.own.items() if n not in _numeric(group.own)} for group in groups]
     own = [
         {n: _number(_of_group(i, n), state[_of_group(i, n)]) for n in (_INITIAL, *names) if _of_group(i, n) in state}
         for i in range(len(groups))
     ]
     initial = [positive(_INITIAL, values.pop(_INITIAL)) for values in own]
     made = type(optimizer)(None, lr=initial[0] if initial else None, **settings)
+    own = [kept | values for kept, values in zip(unnumbered, own, strict=True)]
     for group, first, values in zip(groups, initial, own, strict=True):
         group.check({"lr": lr, **settings, **values}, first)
 

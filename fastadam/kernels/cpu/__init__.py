@@ -9,6 +9,7 @@ from fastadam.kernels.cpu.dropout import dropout_backward, dropout_forward
 from fastadam.kernels.cpu.layerwise import lamb_moments, lamb_update, lars_update, tensor_norms, tile_squares
 from fastadam.kernels.cpu.linear import linear_backward, linear_forward
 from fastadam.kernels.cpu.loss import softmax_loss
+from fastadam.kernels.cpu.muon import muon_update
 from fastadam.kernels.cpu.norm import (
     bn_backward_finalize,
     bn_finalize,
