@@ -1,13 +1,8 @@
-"""Muon's step of one matrix: its momentum, orthogonalised by Newton-Schulz iterations.
-
-An iteration takes X to X P, with P = a I + b A + c A A and A = X.T X, the Gram matrix of its short side. All that is
-made of A commutes: the next Gram matrix is P A P, and X itself has to be multiplied only once in a few iterations, by
-the product of their P. Products of the short side squared are cheap, and symmetric: half of each is computed. But a
-Gram matrix has small singular values squared, with half their digits, and each one that is made of another loses
-more; after ``SPAN`` iterations X is multiplied and the next made of it anew, which is as exact as X P every time.
+"""Muon's step of one matrix: its momentum, orthogonalised by Newton-Schulz iterations as ``orthogonal`` has them.
 
 The matrix is kept tall, its long side by its short one, in rows of an odd number of cache lines. So both operands of
-a product are read in rows of k as they lie: nothing is packed, and rows do not meet in the same sets of a cache.
+a product are read in rows of k as they lie: nothing is packed, and rows do not meet in the same sets of a cache. What
+is symmetric is computed by halves.
 """
 
 import functools
@@ -24,9 +19,7 @@ from fastadam.kernels.cpu.pending import copy
 from fastadam.kernels.cpu.transpose import transpose
 from fastadam.kernels.cpu.updates import hyper_of
 from fastadam.kernels.cpu.workspace import aligned, odd_lines, reserve, sized, threaded
-
-SPAN = 3
-"""Iterations between two products with the whole matrix."""
+from fastadam.kernels.orthogonal import SQUARES, spans
 
 BLOCK = 48
 """Rows and columns of a symmetric product that a task owns: whole tiles, whole panels."""
@@ -44,12 +37,6 @@ ZERO = np.float32(0)
 
 _average = inlined(rules.muon_average)
 _step = inlined(rules.muon_step)
-
-
-def spans(steps):
-    """How many iterations are done between two products with the whole matrix: equal shares, none above SPAN."""
-    shares = -(-steps // SPAN)
-    return [(steps + share) // shares for share in reversed(range(shares))]
 
 
 # The momentum, as a tall matrix of norm one -----------------------------------------------------------------
@@ -212,7 +199,7 @@ class Layout(NamedTuple):
     shape     long side, short side, floats from row to row of the tall matrix and of the squares
     each      rows of the tall matrix that a task owns
     parts     tasks that make the average, and as many sums of squares
-    squares   where the four squares begin, which follow the tall matrix
+    squares   where the squares begin, which follow the tall matrix
     sums      where the sums begin
     own       where the threads' own parts begin, and floats of each
     """
@@ -232,8 +219,8 @@ def _layout(p):
     long, short, wide = max(rows, columns), min(rows, columns), rows < columns
     pitch, each = odd_lines(short), min(MOST_ROWS, max(ROWS, ENOUGH // short**2 // ROWS * ROWS))
     parts = -(-long // (COLUMNS if wide else each))
-    squares = tuple((long + i * short) * pitch for i in range(4))
-    sums = (long + 4 * short) * pitch
+    squares = tuple((long + i * short) * pitch for i in range(SQUARES))
+    sums = (long + SQUARES * short) * pitch
     shared = sums + aligned(max(2 * parts, TILE_ROWS))  # a tile at the end of the last square reads beyond it
     own = shared, aligned(max(BLOCK * BLOCK, each * pitch))
     return Layout(wide, (long, short, pitch), each, parts, squares, sums, own)
@@ -242,21 +229,14 @@ def _layout(p):
 @functools.lru_cache
 def _orders(squares, long, short, a, b, c, steps):
     """For each span: (orders, shares) of its products, the Gram matrix first, and where what X is multiplied by is."""
-    gram, factor, total, other = squares
     found = []
-    for span in spans(steps):
-        rows = [(gram, 0, 0, long, 0, 1, 0, 0)]
-        for left in reversed(range(span)):
-            rows.append((factor, gram, gram, short, gram, c, b, a))
-            if left:  # P A P
-                rows += [(other, factor, gram, short, 0, 1, 0, 0), (gram, factor, other, short, 0, 1, 0, 0)]
-            if left == span - 1:
-                total, factor = factor, total
-            else:
-                rows.append((other, factor, total, short, 0, 1, 0, 0))
-                total, other = other, total
+    for products, total in spans(steps):
+        rows = [(squares[0], 0, 0, long, 0, 1, 0, 0)]
+        for out, x, y, polynomial in products:
+            places = [squares[i] for i in (out, x, y)]
+            rows.append((*places, short, squares[0], *((c, b, a) if polynomial else (1, 0, 0))))
         table = np.array(rows)
-        found.append((table[:, :5].astype(np.int64), table[:, 5:].astype(np.float32), total))
+        found.append((table[:, :5].astype(np.int64), table[:, 5:].astype(np.float32), squares[total]))
     return found
 
 

@@ -13,6 +13,7 @@ from fastadam.kernels.cuda.dropout import dropout_backward, dropout_forward
 from fastadam.kernels.cuda.layerwise import lamb_moments, lamb_update, lars_update, tensor_norms, tile_squares
 from fastadam.kernels.cuda.linear import linear_backward, linear_forward
 from fastadam.kernels.cuda.loss import softmax_loss
+from fastadam.kernels.cuda.muon import muon_update
 from fastadam.kernels.cuda.norm import (
     bn_backward_finalize,
     bn_finalize,
