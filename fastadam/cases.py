@@ -435,7 +435,7 @@ def update_cases() -> Iterator[Case]:
     flat = Array((997,), normal, terms=4)
     yield Case(
         "adamw_update", {"p": flat, "m": flat, "v": Array((997,), squares, terms=4)},
-        {"g": flat, "h": hyper(True, 1.0), "groups": Array((2, 3), given(2, 9, 1, 17, 990, 0, dtype=np.int64))},
+        {"g": flat, "h": hyper(True, 1.0), "groups": Array((2, 3), given(0, 9, 1, 17, 990, 0, dtype=np.int64))},
     )  # fmt: skip
     for n, share in ((1, 1.0), (7, 0.0), (1003, 0.125), (50_001, 0.001)):
         p = Array((n,), normal)

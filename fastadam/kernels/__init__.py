@@ -23,7 +23,7 @@ shapes only, and lanes are added in their order. So the bits do not depend on th
 
 **Groups.** An update is one pass over flat arenas. ``groups`` (K, 3) int64 has rows (start, end, group) that
 tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for each group. In ``adamw_update`` there
-may be gaps: what is in no run is left as it is.
+may be gaps behind runs: what is in none is left as it is.
 
 **Tiles.** Where norms of whole tensors are asked for, ``tiles`` (T, 4) int64 has rows (start, end, group, tensor):
 tensor 0, 1, ... cut into pieces of up to ``TILE`` elements, in order, each starting at a multiple of 16. A sum over a

@@ -18,6 +18,7 @@ from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
 from fastadam.kernels.cuda.mma import FLOAT32
 from fastadam.kernels.cuda.ptx import ZERO, load4, store4
 from fastadam.kernels.cuda.tiles import BK, fetch4, put4, thread_place
+from fastadam.kernels.cuda.updates import hyper_of
 from fastadam.kernels.orthogonal import SQUARES, spans
 
 THREADS = 256
@@ -31,23 +32,12 @@ SIZE = 2 * BK * (TILE + 4)
 
 ONE, TWO, THREE, FOUR, EIGHT = uint32(1), uint32(2), uint32(3), uint32(4), uint32(8)
 FLOAT1, INFINITY = np.float32(1), np.float32(np.inf)
-FIELDS = len(rules.Hyper._fields)
-LR, DECAY, MOMENTUM, ONE_MINUS_DAMPENING, NESTEROV, GRAD_SCALE = rules.MUON_FIELDS
 
 CODES, MOST_CODES = 4, 12
 """Products that a word tells of, and a launch at the most."""
 
 _average = device(rules.muon_average)
 _step = device(rules.muon_step)
-
-
-@device
-def _hyper(h, row):
-    i = uint32(row * uint32(FIELDS))
-    return rules.MuonHyper(
-        h[uint32(i + uint32(LR))], h[uint32(i + uint32(DECAY))], h[uint32(i + uint32(MOMENTUM))],
-        h[uint32(i + uint32(ONE_MINUS_DAMPENING))], h[uint32(i + uint32(NESTEROV))], h[uint32(i + uint32(GRAD_SCALE))],
-    )  # fmt: skip
 
 
 # The momentum, of norm one ----------------------------------------------------------------------------------
@@ -57,7 +47,7 @@ def _hyper(h, row):
 def _average_tiles(m, u, part, g, h, row, n):
     """m, what of it is to be orthogonalised, and the sum of squares of each block's."""
     shared = cuda.shared.array(BOTH, float32)
-    hyper, block = _hyper(h, row), uint32(cuda.blockIdx.x)
+    hyper, block = hyper_of(h, row), uint32(cuda.blockIdx.x)
     i = uint32(block * uint32(SUMMED) + uint32(cuda.threadIdx.x) * FOUR)
     end = min(n, uint32(uint32(block + ONE) * uint32(SUMMED)))
     high = low = ZERO
@@ -185,7 +175,7 @@ def _products_launch(squares, r, a, b, c, products):
 @kernel(THREADS)
 def _step_kernel(p, o, h, row, rate, n):
     i = uint32(uint32(cuda.grid(1)) * FOUR)
-    hyper = _hyper(h, row)
+    hyper = hyper_of(h, row)
     if uint32(i + FOUR) <= n:
         v, w = load4(p, i), load4(o, i)
         store4(
@@ -213,8 +203,8 @@ def muon_update(p, m, g, h, row, rate, a, b, c, eps, steps):
     steps           iterations, one at least
     Threads own elements, blocks 64 x 64 or more of a product, or of a part of it along k.
     """
-    size, columns = p.size, p.shape[-1]
-    rows = size // columns
+    *_, columns = p.shape
+    size, rows = p.size, p.size // columns
     wide, long, r = rows < columns, max(rows, columns), min(rows, columns)
     x, y, factor = Scratch(size), Scratch(size), Scratch(1)
     squares = [Scratch(r * r) for _ in range(SQUARES)]

@@ -33,7 +33,7 @@ def hyper_of(h, group):
 
 @device
 def run_of(i, groups, runs):
-    """(group of element i, end of its run): the runs tile the arrays in order."""
+    """(group, end) of the last run that begins at element i or before; the first begins at 0."""
     low, high = uint32(0), runs
     while uint32(high - low) > ONE:
         middle = uint32(uint32(low + high) >> ONE)
@@ -57,11 +57,12 @@ def _update(rule, own, g, h, groups, runs, size):
         a, b, c, d = load_rows((*own, g), i, 4)
         store_rows(own, i, (rule(*a, hyper), rule(*b, hyper), rule(*c, hyper), rule(*d, hyper)))
     else:
-        end = min(size, uint32(i + FOUR))
-        while i < end:
-            group, _ = run_of(i, groups, runs)
-            (row,) = load_rows((*own, g), i, 1)
-            store_rows(own, i, (rule(*row, hyper_of(h, group)),))
+        stop = min(size, uint32(i + FOUR))
+        while i < stop:
+            group, end = run_of(i, groups, runs)
+            if i < end:  # else between two runs
+                (row,) = load_rows((*own, g), i, 1)
+                store_rows(own, i, (rule(*row, hyper_of(h, group)),))
             i = uint32(i + ONE)
 
 
