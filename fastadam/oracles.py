@@ -233,7 +233,7 @@ def muon(p: Array, g: Array, kept: dict[str, Array], t: int, s: Settings) -> Arr
 
     Momentum, decay and rates are PyTorch's: an average of gradients, ``adjust_lr_fn``, and a decay without that.
     """
-    if p.ndim < 2 or not s.get("hidden", True):
+    if p.ndim < 2 or p.size == 0 or not s.get("hidden", True):
         return adamw(p, g, kept, t, {**s, "lr": s["adamw_lr"], "eps": s["adamw_eps"], "amsgrad": False})
     mu, (a, b, c) = s["momentum"], s["ns_coefficients"]
     kept["m"] = mu * kept.get("m", 0 * g) + (1 - mu) * g

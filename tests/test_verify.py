@@ -120,15 +120,21 @@ def test_a_slightly_wrong_optimiser_is_caught(name, monkeypatch):
     assert not any(check.ok for check in [verify.check_optimizer(name), *checks])
 
 
+MATRIX_RULES = {"muon": ("muon_average", "muon_step")}
+SCALES = {"lion": {"grad_scale"}, "muon": {"grad_scale", "one_minus_dampening"}}
+"""What only scales the whole average: neither a sign nor a direction has a scale."""
+
+
 def numbers_used(name: str) -> set[str]:
     """The numbers of a step that the rule reads, and that are ever other than zero in what ``check_optimizer`` does."""
     fields: set[str] = set()
     for settings in verify.SETTINGS[name]:
         optimizer = OPTIMIZERS[name](None, **settings)
-        read = getattr(rules, optimizer.rule).__code__.co_names
+        formulas = [getattr(rules, formula) for formula in MATRIX_RULES.get(name, (optimizer.rule,))]
+        read = {number for formula in formulas for number in formula.__code__.co_names}
         for t in range(1, verify.OPTIMIZER_STEPS + 1):
             fields.update(set(np.array(Hyper._fields)[optimizer.hyper(t) != 0]) & set(read))
-    return fields - ({"grad_scale"} if name == "lion" else set())  # a sign has no scale
+    return fields - SCALES.get(name, set())
 
 
 FINE = [name for name in OPTIMIZERS if name not in verify.COARSER]
