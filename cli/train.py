@@ -75,6 +75,7 @@ def command(
       fastadam train --model vgg --ema 0.999
       fastadam train --data cifar-10-binary.tar.gz --epochs 20 --augment flip,crop
       fastadam train --optimizer sgd --momentum 0.9 --steps 500 --out runs/sgd
+      fastadam train --optimizer muon --lr 0.02
       fastadam train --config runs/sgd/config.toml --seed 1
       fastadam train --model resnet20 --accumulate 4 --schedule step
       fastadam train --data cifar100 --init runs/sgd

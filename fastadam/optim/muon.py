@@ -28,7 +28,8 @@ class Muon(Optimizer):
     norms are AdamW's, as the authors advise. With arrays by name Muon has those of two dimensions or more: (O, I)
     matrices, and (O, I, KH, KW) filters as (O, I * KH * KW). Give another optimiser those of the first and last layer.
 
-    lr                of the matrices; a schedule that changes it changes adamw_lr in the same proportion
+    lr                of the matrices; a schedule that changes it changes adamw_lr in the same proportion. PyTorch's
+                      default; the authors begin with 0.02
     weight_decay      of all that decays: decoupled, times lr of matrices and times adamw_lr of the others
     momentum          kept share of the average of gradients
     nesterov          whether the average is taken once more with the same gradient before it is orthogonalised
