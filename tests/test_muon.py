@@ -117,8 +117,8 @@ def test_without_a_gradient_only_the_decay_moves():
     np.testing.assert_allclose(p, 2 * (1 - 0.5 * 0.1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_gradient_that_is_no_number_is_seen(rng, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_gradient_that_is_no_number_or_too_large_to_square_is_seen(rng, value):
     p, g = draw(rng, {"w": (70, 50), "other": (9, 9)}), draw(rng, {"w": (70, 50), "other": (9, 9)})
     g["w"][13, 7] = value
     optim.Muon(p).step(g)

@@ -97,12 +97,12 @@ def _average_columns(worker, task, m, g, h, row, work, shape, sums, own):
 
 @leaf
 def _invert_norm(worker, task, work, sums, parts, eps):
-    """work[sums] = 1 / max(norm, eps), from the sums of squares there; NaN for a norm that is none."""
+    """work[sums] = 1 / max(norm, eps), from the sums of squares there; NaN where they are beyond float32."""
     total = float64(0)
     for i in range(sums, sums + 2 * parts):
         total += float64(work[i])
     norm = np.sqrt(total)
-    work[sums] = np.float32(1.0 / (eps if norm < eps else norm))
+    work[sums] = np.float32(1.0 / (eps if norm < eps else norm)) if norm < np.inf else np.float32(np.nan)
 
 
 @leaf
