@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -80,12 +79,6 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
         np.testing.assert_allclose(probabilities.detach().numpy(), want, atol=1e-5)
     assert (tmp_path / "cnn.safetensors").exists()
     assert not np.array_equal(before, names["w"])
-
-
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_examples_run(example):
-    namespace = runpy.run_path(str(example))
-    assert namespace["main"](1) > 0.2  # chance is 0.1
 
 
 def test_readme_test_command_is_what_ci_runs():
