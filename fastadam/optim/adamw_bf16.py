@@ -1,12 +1,9 @@
 """AdamW by moments of two bytes."""
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from fastadam.draws import keys
 from fastadam.optim.adam import Moments
 from fastadam.optim.checks import whole
+from fastadam.optim.groups import Params
 
 
 class AdamWBF16(Moments):
@@ -26,7 +23,7 @@ class AdamWBF16(Moments):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -34,8 +31,8 @@ class AdamWBF16(Moments):
         weight_decay: float | None = None,
         seed: int = 0,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
         self.seed = whole("seed", seed)
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "seed": self.seed}

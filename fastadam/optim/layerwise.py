@@ -1,13 +1,12 @@
 """Optimisers that give every tensor a rate of its own, by norms of the whole of it: for large batches."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from fastadam.kernels import rules
 from fastadam.optim.adam import Moments
 from fastadam.optim.base import Optimizer
 from fastadam.optim.checks import not_negative, positive
+from fastadam.optim.groups import Params
 
 
 class Layerwise(Optimizer):
@@ -35,17 +34,6 @@ class LAMB(Layerwise, Moments):
     default_eps = 1e-6
     default_weight_decay = 1e-2
 
-    def __init__(
-        self,
-        params: Mapping[str, np.ndarray] | None = None,
-        lr: float | None = None,
-        beta1: float | None = None,
-        beta2: float | None = None,
-        eps: float | None = None,
-        weight_decay: float | None = None,
-    ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
-
     def numbers(self, t: int, lr: float) -> dict[str, float]:
         return super().numbers(t, lr) | {"trust": 1.0}
 
@@ -67,15 +55,15 @@ class LARS(Layerwise):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         momentum: float = 0.9,
         weight_decay: float | None = None,
         trust_coefficient: float = 1e-3,
     ):
-        super().__init__(params, lr, weight_decay)
         self.momentum = not_negative("momentum", momentum)
         self.trust_coefficient = positive("trust_coefficient", trust_coefficient)
+        super().__init__(params, lr, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         own = {"momentum": self.momentum, "trust_coefficient": self.trust_coefficient}

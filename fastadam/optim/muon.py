@@ -63,7 +63,6 @@ class Muon(Optimizer):
         beta2: float | None = None,
         adamw_eps: float | None = None,
     ):
-        super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov = fraction("momentum", momentum), bool(nesterov)
         self.ns_coefficients = tuple(finite("ns_coefficients", value) for value in ns_coefficients)
         if len(self.ns_coefficients) != 3:
@@ -77,6 +76,7 @@ class Muon(Optimizer):
         rest = AdamW(None, positive("adamw_lr", 1e-3 if adamw_lr is None else adamw_lr), beta1, beta2)
         self.adamw_lr, self.beta1, self.beta2 = rest.lr, rest.beta1, rest.beta2
         self.adamw_eps = positive("adamw_eps", rest.eps if adamw_eps is None else adamw_eps)
+        super().__init__(params, lr, weight_decay)
 
     def settings(self) -> dict[str, Any]:
         own = "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"

@@ -1,12 +1,11 @@
 """Schedule-free AdamW: an average of the weights stands in for a schedule of the rate."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from fastadam.device import get_device
 from fastadam.optim.adam import Moments
 from fastadam.optim.checks import positive, whole
+from fastadam.optim.groups import Params
 
 
 class ScheduleFree(Moments):
@@ -25,7 +24,7 @@ class ScheduleFree(Moments):
 
     def __init__(
         self,
-        params: Mapping[str, np.ndarray] | None = None,
+        params: Params | None = None,
         lr: float | None = None,
         beta1: float | None = None,
         beta2: float | None = None,
@@ -33,9 +32,10 @@ class ScheduleFree(Moments):
         weight_decay: float | None = None,
         warmup_steps: int = 0,
     ):
-        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
-        positive("beta1", self.beta1)
         self.warmup_steps = whole("warmup_steps", warmup_steps, 0)
+        if beta1 is not None:
+            positive("beta1", beta1)
+        super().__init__(params, lr, beta1, beta2, eps, weight_decay)
 
     def settings(self) -> dict[str, float | bool]:
         return {**super().settings(), "warmup_steps": self.warmup_steps}
