@@ -187,7 +187,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {},
         {"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.1, "warmup_steps": 7},
     ),
-    "adamw_bf16": ({}, {"lr": 2e-3, "beta1": 0.8, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.1}),
+    "adamw_bf16": ({}, {"lr": 2e-3, "beta1": 0.8, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.1, "seed": 1}),
     "lamb": ({}, {"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.1}),
     "lars": ({}, {"lr": 20.0, "momentum": 0.5, "weight_decay": 0.1, "trust_coefficient": 0.01}),
     "muon": (

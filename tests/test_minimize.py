@@ -49,8 +49,17 @@ def test_scipy_steps_are_the_optimisers():
         assert at.tobytes() == x.tobytes()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimiser_is_a_method(name):
+FLOAT32_ALONE = ("adamw_bf16", "lamb", "lars")
+
+
+@pytest.mark.parametrize("name", FLOAT32_ALONE)
+def test_optimisers_of_float32_are_refused(name):
+    with pytest.raises(ValueError, match=f"float64; {name} takes float32 alone"):
+        minimize(lambda x: (x @ x, 2 * x), [1.0], optimizer=name)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in FLOAT32_ALONE])
+def test_every_other_optimiser_is_a_method(name):
     """A parabola; a rate that falls, for the sake of what moves by it whatever the gradient."""
     settings = {"momentum": 0.9} if name == "sgd" else {}
     scale = np.array([1.0, 3.0])

@@ -51,7 +51,8 @@ def test_bits_are_those_of_the_arena_kernels(rule):
         return np.concatenate([array.reshape(-1) for array in arrays.values()])
 
     device, p = get_device("cpu", 2), flat(drawn(0))
-    kept = [np.zeros_like(p) for _ in rules.MOMENTS[rule]]
+    begin_as_p = rules.BEGIN_AS_PARAMETERS.get(rule, ())
+    kept = [p.copy() if key in begin_as_p else np.zeros_like(p) for key in rules.MOMENTS[rule]]
     maker, whole = make(weight_decay=0.1, **settings), np.array([[0, p.size, 0]])
     for t, seed in enumerate((1, 2, 3), 1):
         with device.running():

@@ -53,7 +53,7 @@ def minimize_adam(
                     OptimizeResult of x, fun and nit; StopIteration ends the run
 
     options
-    optimizer       a name of ``OPTIMIZERS``
+    optimizer       a name of ``OPTIMIZERS`` but those that take float32 alone: adamw_bf16, lamb, lars
     lr              learning rate, the optimiser's own by default; or a function of the steps taken, 0, 1, ...,
                     such as a ``fastadam.schedule.Schedule``
     maxiter         steps

@@ -7,7 +7,10 @@ from fastadam.optim.groups import Params
 
 
 class AdaBelief(Decoupling):
-    """AdaBelief (Zhuang et al. 2020, Algorithm 2): small steps where the gradient strays from its mean."""
+    """AdaBelief (Zhuang et al. 2020, Algorithm 2): small steps where the gradient strays from its mean.
+
+    As in the paper eps is added to the moment in every step, so it adds up and counts for more than Adam's.
+    """
 
     name = "adabelief"
     default_lr = 1e-3
