@@ -11,8 +11,6 @@ The same classes, made without parameters, are the settings of a ``fastadam.Trai
     initialize_adam, update_parameters_with_adam       as a course has them: dicts of W1, b1, ... and dW1, db1, ...
 """
 
-from typing import Any
-
 from fastadam.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optim.adamw_bf16 import AdamWBF16
 from fastadam.optim.base import Optimizer
@@ -20,26 +18,11 @@ from fastadam.optim.clip import clip_grad_norm, clip_grad_value
 from fastadam.optim.layerwise import LAMB, LARS
 from fastadam.optim.minimize import minimize_adam
 from fastadam.optim.muon import Muon
+from fastadam.optim.named import OPTIMIZERS, make
 from fastadam.optim.schedulefree import ScheduleFree
 from fastadam.optim.sgd import SGD
 from fastadam.optim.tutorial import initialize_adam, update_parameters_with_adam
 from fastadam.optim.variants import AdaBelief, AdaBound, Adan, Lion, Padam
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    c.name: c
-    for c in (
-        Adam, AdamW, SGD, Adamax, NAdam, RAdam, AdaBelief, AdaBound, Padam, Adan, Lion, LAMB, LARS, ScheduleFree,
-        AdamWBF16, Muon,
-    )
-}  # fmt: skip
-"""Optimisers by the name the command line gives them."""
-
-
-def make(name: str, seed: int = 0, **settings: Any) -> Optimizer:
-    """The optimiser of a run, without parameters: one that draws at random does so from the run's seed."""
-    own = {"seed": seed} if name == AdamWBF16.name else {}
-    return OPTIMIZERS[name](None, **own, **settings)
-
 
 __all__ = [
     "LAMB",

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastadam.optim.base import Optimizer
 from fastadam.optim.checks import not_negative
+from fastadam.optim.named import kind_of
 from fastadam.setting import nearest, shown
 
 REACHED, TOO_MANY, NOT_FINITE, STOPPED = 0, 1, 2, 99
@@ -64,7 +65,8 @@ def minimize_adam(
     Returns an OptimizeResult of x, fun, jac, nit, nfev, njev, success, status, message. ``success`` says that gtol was
     reached, and x is where that was; otherwise x is the best of all points seen, for the last one of a method that
     does not descend with every step need not be good. ``status``: 0 gtol reached, 1 maxiter, 2 not finite, 99 stopped
-    by the callback. Raises ValueError for bounds, constraints, and settings that the optimiser does not have.
+    by the callback. Raises ValueError for bounds, constraints, and settings that the optimiser does not have,
+    ConfigError for an optimiser that there is not.
     """
     from scipy.optimize import OptimizeResult
 
@@ -181,12 +183,7 @@ def _refuse_what_is_bounded(bounds: Any, constraints: Any) -> None:
 
 
 def _make(name: str, params: dict[str, np.ndarray], **settings: Any) -> Optimizer:
-    from fastadam.optim import OPTIMIZERS
-
-    if name not in OPTIMIZERS:
-        known = ", ".join(OPTIMIZERS)
-        raise ValueError(f"no optimizer is called {name!r}; use one of {known}{nearest(str(name), OPTIMIZERS)}")
-    kind = OPTIMIZERS[name]
+    kind = kind_of(name)
     takes = [key for key in inspect.signature(kind).parameters if key != "params"]
     for key in settings:
         if key not in takes:
