@@ -973,9 +973,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 def test_trains_a_network(name, chosen):
     """``cnn`` on shapes and textures, 3,900 images: of 1,000 others, soon more than 85 % are classified right."""
     dataset = data.synthetic.generate(train=4000, test=1000)
-    schedule = "constant" if name == "schedulefree" else "cosine"
-    optimizer = OPTIMIZERS[name](None, **chosen)
-    trainer = Trainer(models.build("cnn", seed=0), optimizer, batch_size=32, schedule=schedule, device="cpu")
+    trainer = Trainer(models.build("cnn", seed=0), OPTIMIZERS[name](None, **chosen), batch_size=32, device="cpu")
     accuracies = []
     for record in trainer.fit(dataset, epochs=10, val_size=100):
         accuracies.append(trainer.evaluate(dataset.test_images, dataset.test_labels).accuracy)
