@@ -12,9 +12,9 @@ from fastadam.kernels.cpu.simd import (  # noqa: E402
     cut,
     load,
     prefetch,
+    put,
     splat,
     store,
-    stream,
     vector_width,
     where_beaten,
     zeros,
@@ -44,7 +44,7 @@ def _choices(out, x, y):
 @serial
 def _streamed(out, at, x):
     prefetch(x, 0)
-    stream(out, at, load(x, 0))
+    put(out, at, load(x, 0), True)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -12,7 +12,7 @@ first: a signed offset in an index has numba check for wrap-around, which keeps 
 from numpy import float32
 
 from fastadam.kernels.cpu.jit import inlined, leaf
-from fastadam.kernels.cpu.simd import WIDTH, cut, load, splat, store, stream, zeros
+from fastadam.kernels.cpu.simd import WIDTH, cut, load, put, splat, store, zeros
 
 ZERO, ONE = float32(0), float32(1)
 
@@ -139,10 +139,7 @@ def _finish_block(
                 v = cut(v, load(x, at + i) * s + b)
             if base_last:
                 v = v + load(base, at + i)
-            if far:
-                stream(dx, at + i, v)
-            else:
-                store(dx, at + i, v)
+            put(dx, at + i, v, far)
             t = t + v
             if has_of:
                 q = q + v * (load(of, at + i) - k)

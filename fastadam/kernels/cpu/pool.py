@@ -10,7 +10,7 @@ from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import activate, finish_gradient
-from fastadam.kernels.cpu.simd import FAR, WIDTH, cut, load, splat, store, stream, where_beaten, zeros
+from fastadam.kernels.cpu.simd import FAR, WIDTH, cut, load, put, splat, store, where_beaten, zeros
 from fastadam.kernels.cpu.workspace import aligned, reserve, sized, threaded
 
 ZERO, ONE, TWO, THREE = float32(0), float32(1), float32(2), float32(3)
@@ -137,10 +137,7 @@ def _unpool_rows(
                     v = cut(v, seen)
                 if act & 4 == 0 and base.size > 0:
                     v = v + load(base, i)
-                if far:
-                    stream(dx, i, v)
-                else:
-                    store(dx, i, v)
+                put(dx, i, v, far)
                 t = t + v
                 if of.size > 0:
                     q = q + v * (load(of, i) - k)

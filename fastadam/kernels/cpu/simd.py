@@ -113,30 +113,92 @@ def store(typingctx, array, index, value):
     return types.void(array, types.intp, vector), generate
 
 
+def _apart(builder, first, step, count):
+    """Pointers ``step`` floats apart.
+
+    Of each three the later are at one and two steps, which x86 adds by itself. LLVM would keep the address of every
+    one for the next time round a loop, more than there are registers; what came out of an assembly it does not.
+    """
+    pointers, double, start = [], builder.add(step, step), first
+    kind = ir.FunctionType(first.type, [first.type])
+    start = builder.call(ir.InlineAsm(kind, "", "=r,0"), [first])
+    while len(pointers) < count:
+        pointers += [start, builder.gep(start, [step]), builder.gep(start, [double])]
+        start = builder.gep(pointers[-1], [step])
+    return pointers[:count]
+
+
+def _loads(count):
+    kind = types.UniTuple(vector, count)
+
+    def typing(typingctx, array, index, step):
+        def generate(context, builder, sig, args):
+            pointers = _apart(builder, element(context, builder, sig.args[0], *args[:2]), args[2], count)
+            return context.make_tuple(builder, kind, [load_ir(builder, pointer) for pointer in pointers])
+
+        return kind(array, types.intp, types.intp), generate
+
+    return typing
+
+
 @intrinsic
-def stream(typingctx, array, index, value):
-    """``store`` past the caches, for a line that nobody reads soon: the memory's old content is not fetched first.
+def load4(typingctx, array, index, step):
+    """A tuple of four vectors, from ``index``, ``index + step``, ..."""
+    return _loads(4)(typingctx, array, index, step)
+
+
+@intrinsic
+def load6(typingctx, array, index, step):
+    """A tuple of six vectors, from ``index``, ``index + step``, ..."""
+    return _loads(6)(typingctx, array, index, step)
+
+
+@intrinsic
+def store6(typingctx, array, index, step, values):
+    """Six vectors to where ``load6`` finds them."""
+
+    def generate(context, builder, sig, args):
+        pointers = _apart(builder, element(context, builder, sig.args[0], *args[:2]), args[2], 6)
+        for pointer, value in zip(pointers, cgutils.unpack_tuple(builder, args[3], 6), strict=True):
+            store_ir(builder, value, pointer)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.UniTuple(vector, 6)), generate
+
+
+def _stream_ir(builder, value, pointer):
+    """A vector past the caches, if it is a whole line and aligned to one."""
+    if WIDTH < LINE:
+        store_ir(builder, value, pointer)
+        return
+    i64 = ir.IntType(64)
+    within = builder.and_(builder.ptrtoint(pointer, i64), i64(4 * LINE - 1))
+    with builder.if_else(builder.icmp_unsigned("==", within, i64(0))) as (whole, part):
+        with whole:
+            past = builder.store(value, builder.bitcast(pointer, IR_VECTOR.as_pointer()))
+            past.align = 4 * LINE
+            past.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        with part:
+            store_ir(builder, value, pointer)
+
+
+@intrinsic
+def put(typingctx, array, index, value, far):
+    """``store``; if ``far`` past the caches, for a line that nobody reads soon: what is there is not fetched first.
 
     Only whole lines go that way: a vector that is not one, or not aligned to one, is stored as usual.
     """
 
     def generate(context, builder, sig, args):
         pointer = element(context, builder, sig.args[0], *args[:2])
-        if WIDTH < LINE:
-            store_ir(builder, args[2], pointer)
-            return context.get_dummy_value()
-        i64 = ir.IntType(64)
-        within = builder.and_(builder.ptrtoint(pointer, i64), i64(4 * LINE - 1))
-        with builder.if_else(builder.icmp_unsigned("==", within, i64(0))) as (whole, part):
-            with whole:
-                past = builder.store(args[2], builder.bitcast(pointer, IR_VECTOR.as_pointer()))
-                past.align = 4 * LINE
-                past.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
-            with part:
+        with builder.if_else(args[3]) as (past, near):
+            with past:
+                _stream_ir(builder, args[2], pointer)
+            with near:
                 store_ir(builder, args[2], pointer)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), generate
+    return types.void(array, types.intp, vector, types.boolean), generate
 
 
 @intrinsic

@@ -99,18 +99,17 @@ def _ask_ahead(array, row, begin, rows, part, parts):
 
 
 @leaf
-def _pack_panel(worker, panel, work, own_at, own_size, w, c, oc, turned):
+def _pack_panel(worker, panel, work, w, c, oc, turned):
     """U of a panel of C at the head of ``work``; or, ``turned``, of those filters that lead from OC back to C."""
-    first, mine = panel * PANEL, own_at + worker * own_size
-    scratch = work[mine : mine + SCRATCH]
+    first = panel * PANEL
     if turned:
         taps = POINTS * c * oc
         for tap in range(9):
             begin = tap * c * oc
             transpose(work, taps + begin + first * c, c, w, begin + first, oc, c, PANEL)
-        filter_transform(work, c * oc, PANEL, work, taps, first, PANEL, oc, c, scratch)
+        filter_transform(work, c * oc, PANEL, work, taps, first, PANEL, oc, c)
     else:
-        filter_transform(work, c * oc, PANEL, w, 0, first, PANEL, c, oc, scratch)
+        filter_transform(work, c * oc, PANEL, w, 0, first, PANEL, c, oc)
 
 
 @leaf
@@ -125,8 +124,8 @@ def _forward_task(
     x, y = x.reshape(-1), y.reshape(-1)
     down, across = (out_h + TILE - 1) // TILE, (out_w + TILE - 1) // TILE
     row, start, panels = (across * TILE + PATCH - TILE) * c, 0, oc // PANEL
-    scratch, strip = work[mine : mine + SCRATCH], work[mine + SCRATCH : mine + SCRATCH + PATCH * row]
     v_at = mine + SCRATCH + PATCH * row
+    scratch, strip = work[mine : mine + SCRATCH], work[mine + SCRATCH : v_at]
     m_at = v_at + POINTS * step_v
     strip[:] = np.float32(0)
     lane, last_lane = lane_range(task, tasks, lanes)
@@ -138,7 +137,7 @@ def _forward_task(
             n, ty = (begin + r) // down, (begin + r) % down
             start = ring(start, TILE)
             _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
-            input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c, scratch)
+            input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c)
         for part in range(POINTS * panels):
             p, o = part // panels, part % panels * PANEL
             for k in range(0, c, RUN):
@@ -186,7 +185,7 @@ def forward(y, moments, x, scale, shift, w, act, pad):
     across, (lanes, tasks, rows) = _tiles(y.shape[2]), _forward_shares(y, moments, w)
     shared, each = (aligned(size) for size in forward_sizes(y, moments, w))
     work = reserve(threaded(shared, each))
-    parallel(_pack_panel, c // PANEL, work, shared, each, w.reshape(-1), c, oc, False)
+    parallel(_pack_panel, c // PANEL, work, w.reshape(-1), c, oc, False)
     parallel(
         _forward_task, tasks, y, moments, x, scale, shift, work, shared, each, act, pad, lanes, tasks, rows,
         odd_lines(c), _point_step(rows, across, c), odd_lines(oc), _point_step(rows, across, oc),
@@ -207,13 +206,12 @@ def _backward_lane(
     base, of = base.reshape(-1), of.reshape(-1)
     down, across = (out_h + TILE - 1) // TILE, (out_w + TILE - 1) // TILE
     row, row_d = (across * TILE + PATCH - TILE) * c, across * TILE * oc
-    strip_at = mine + SCRATCH
-    strip_d_at = strip_at + PATCH * row
+    strip_d_at = mine + PATCH * row
     strip_dx_at = strip_d_at + TILE * row_d
     du = strip_dx_at + PATCH * row
     v_at = du + POINTS * pairs
     d_at = v_at + POINTS * step_v
-    scratch, strip = work[mine:strip_at], work[strip_at:strip_d_at]
+    strip = work[mine:strip_d_at]
     strip_d, strip_dx = work[strip_d_at:strip_dx_at], work[strip_dx_at:du]
     strip[:], strip_d[:] = np.float32(0), np.float32(0)
     if sums.size > 0:
@@ -226,11 +224,11 @@ def _backward_lane(
             n, ty = (begin + r) // down, (begin + r) % down
             start = ring(start, TILE)
             _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
-            input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c, scratch)
+            input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c)
             d, at = d_at + r * across * width_d, (n * out_h + ty * TILE) * out_w * oc
             if across * TILE == out_w and (ty + 1) * TILE <= out_h:
                 gradient_transform(
-                    work, d, step_d, width_d, dz, raw, at, out_w * oc, across, oc, gscale, ga, gb, gact, scratch
+                    work, d, step_d, width_d, dz, raw, at, out_w * oc, across, oc, gscale, ga, gb, gact
                 )  # fmt: skip
                 continue
             for i in range(TILE):  # tiles that hang over the edge are made whole
@@ -241,7 +239,7 @@ def _backward_lane(
                 else:
                     strip_d[i * row_d : i * row_d + out_w * oc] = np.float32(0)
             gradient_transform(
-                work, d, step_d, width_d, strip_d, raw, 0, row_d, across, oc, gscale, ga, gb, 0, scratch
+                work, d, step_d, width_d, strip_d, raw, 0, row_d, across, oc, gscale, ga, gb, 0
             )  # fmt: skip
         for p in range(POINTS):
             for o in range(0, oc, PANEL):
@@ -270,14 +268,14 @@ def _backward_lane(
                     head = ring(start, i) * row
                     strip_dx[head : head + row] = np.float32(0)
             v = v_at + r * across * width_v
-            input_adjoint(strip_dx, row, start, work, v, step_v, width_v, across, c, scratch)
+            input_adjoint(strip_dx, row, start, work, v, step_v, width_v, across, c)
             top = ty * TILE - pad  # the input row at the head of the strip
             for h in range(max(0, top), min(high, top + (TILE if ty < down - 1 else PATCH))):
                 at, here = (n * high + h) * wide * c, ring(start, h - top) * row + pad * c
                 finish_gradient(
                     dx, at, strip_dx, here, wide, c, x, scale, shift, base, act, sums, lane, of, centre, dx.size >= FAR
                 )  # fmt: skip
-    filter_adjoint(dw, lane * 9 * pairs, work, du, pairs, scratch)
+    filter_adjoint(dw, lane * 9 * pairs, work, du, pairs)
 
 
 def _backward_block(dw, dz, w):
@@ -292,7 +290,7 @@ def backward_sizes(dx, dw, dz, w):
     across, rows = _tiles(dz.shape[2]), _backward_block(dw, dz, w)
     strips = 2 * PATCH * (across * TILE + PATCH - TILE) * c + TILE * across * TILE * oc
     blocks = POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
-    return (POINTS + 9) * c * oc if dx.size else 0, SCRATCH + strips + POINTS * c * oc + blocks
+    return (POINTS + 9) * c * oc if dx.size else 0, strips + POINTS * c * oc + blocks
 
 
 def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, pad):
@@ -302,7 +300,7 @@ def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of
     shared, each = (aligned(size) for size in backward_sizes(dx, dw, dz, w))
     work = reserve(threaded(shared, each))
     if dx.size:
-        parallel(_pack_panel, oc // PANEL, work, shared, each, w.reshape(-1), c, oc, True)
+        parallel(_pack_panel, oc // PANEL, work, w.reshape(-1), c, oc, True)
     parallel(
         _backward_lane, len(dw), dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
         work, shared, each, act, gact, pad, rows,
