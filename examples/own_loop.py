@@ -67,7 +67,8 @@ def main(
             loss, grads = loss_and_gradients(params, x[batch], images.train_labels[batch])
             update.step(grads)  # params change in place
             losses.append(loss)
-        accuracy = float((forward(params, test_x)[1].argmax(1) == images.test_labels).mean())
+        tested = update.averaged() if optimizer == "schedulefree" else params
+        accuracy = float((forward(tested, test_x)[1].argmax(1) == images.test_labels).mean())
         print(f"epoch {epoch:2}  loss {np.mean(losses):.4f}  test accuracy {accuracy:.1%}")
     return accuracy
 

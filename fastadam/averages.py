@@ -7,6 +7,7 @@ import numpy as np
 from fastadam.arena import Arena
 from fastadam.device import Device
 from fastadam.model import Model
+from fastadam.optim.checks import whole
 from fastadam.schedule import ema_decay
 
 LOOKAHEAD_SHARE = 0.5
@@ -105,10 +106,8 @@ class Swa(Average):
     name = "swa"
 
     def __init__(self, model: Model, device: Device, first: int):
-        if first < 1:
-            raise ValueError(f"swa must be 1 or more, it is {first}")
         super().__init__(model, device)
-        self.first = first
+        self.first = whole("swa", first, 1)
 
     @property
     def ready(self) -> bool:
@@ -138,10 +137,8 @@ class Lookahead(Average):
     name = "lookahead"
 
     def __init__(self, model: Model, device: Device, k: int):
-        if k < 2:
-            raise ValueError(f"lookahead must be 2 or more, it is {k}")
         super().__init__(model, device)
-        self.k = k
+        self.k = whole("lookahead", k, 2)
 
     def after_step(self, t: int) -> None:
         if t % self.k == 0:

@@ -43,7 +43,7 @@ OPTIMIZER_SETTINGS = {
     "schedulefree": _MOMENTS,
     "adamw_bf16": _MOMENTS,
     "lamb": _MOMENTS,
-    "lars": ("momentum",),
+    "lars": ("momentum", "trust_coefficient"),
     "muon": ("momentum", "adjust_lr_fn", "adamw_lr", "beta1", "beta2"),
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
@@ -174,6 +174,13 @@ class TrainConfig:
     adamw_lr: float | None = _number(
         None,
         "Learning rate of what muon leaves to AdamW: the first layer, the last, biases and norms; scheduled like --lr.",
+        low=0,
+        low_open=True,
+        default_text="0.001",
+    )
+    trust_coefficient: float | None = _number(
+        None,
+        "How far lars moves a tensor at rate 1, as a share of its norm; what does not decay moves by the rate itself.",
         low=0,
         low_open=True,
         default_text="0.001",
@@ -319,10 +326,10 @@ class TrainConfig:
         if self.nesterov and not chosen["momentum"]:
             raise ConfigError("nesterov needs a momentum above 0; give momentum too")
         check_schedule(optimizer, schedule)
+        if optimizer == "schedulefree" and self.beta1 == 0:
+            raise ConfigError("beta1 must be above 0 for optimizer schedulefree, found 0.0")
         check_sam(self.sam, self.accumulate)
         average_kind(optimizer, ema=self.ema, swa=self.swa, lookahead=self.lookahead)
-        if self.swa is not None and chosen["epochs"] is not None and self.swa > chosen["epochs"]:
-            raise ConfigError(f"swa begins with epoch {self.swa}, and the last one is {chosen['epochs']}; give less")
         for name in ("milestones", "gamma"):
             if schedule != "step" and self._asks_for(name):
                 raise ConfigError(f"{name} has no meaning for schedule {schedule}; it is the schedule step's")

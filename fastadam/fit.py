@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam.arena import Arena
-from fastadam.averages import Lookahead, Swa
 from fastadam.bfloat16 import widened
 from fastadam.draws import keys
 from fastadam.engine import Evaluation, Feed
 from fastadam.errors import ConfigError, DivergedError
 from fastadam.optim import ScheduleFree
-from fastadam.schedule import Schedule, milestone_steps
+from fastadam.schedule import Schedule, check_average, milestone_steps
 
 if TYPE_CHECKING:
     from fastadam.trainer import Trainer
@@ -90,11 +89,7 @@ class Fit:
         else:
             self.total = whole_count("epochs", 0 if epochs is None else epochs) * self.steps_per_epoch
         self._first_t, self._first_epoch = trainer.t, trainer.epochs
-        last = math.ceil(self.total / self.steps_per_epoch)
-        if isinstance(trainer.average, Swa) and trainer.average.first > last:
-            raise ConfigError(f"swa begins with epoch {trainer.average.first}, and the last one is {last}; give less")
-        if isinstance(trainer.average, Lookahead) and trainer.average.k > self.total:
-            raise ConfigError(f"lookahead needs {trainer.average.k} steps, and there are {self.total}; give less")
+        check_average(trainer.swa, trainer.lookahead, self.total, math.ceil(self.total / self.steps_per_epoch))
         if trainer.average:
             trainer.average.epochs = 0
         warmup = round((trainer.warmup or 0.0) * self.steps_per_epoch)

@@ -21,7 +21,7 @@ from fastadam.fit import STATISTICS_IMAGES, Fit
 from fastadam.kernels import PRECISIONS
 from fastadam.optim import Optimizer, make
 from fastadam.plan import Plan
-from fastadam.schedule import MILESTONES
+from fastadam.schedule import MILESTONES, check_average
 from fastadam.trainer import Trainer, parts_of, plan_settings, training_settings
 from fastadam.transfer import load_weights
 from fastadam.units import human_bytes
@@ -32,9 +32,9 @@ FREE_SETTINGS = ("data", "init", "device", "threads", "epochs", "steps", "patien
 DECAY = "weights"
 """What a run's weight decay is for: not biases and the parameters of norms."""
 
+_OF_PLANS = ("augment", "label_smoothing", "clip_norm", "ema", "swa", "lookahead", "sam")
 _OF_TRAINER = (
-    "batch_size", "accumulate", "schedule", "warmup", "gamma", "augment", "label_smoothing", "clip_norm", "ema",
-    "swa", "lookahead", "sam", "seed", "device", "precision", "threads",
+    *_OF_PLANS, "batch_size", "accumulate", "schedule", "warmup", "gamma", "seed", "device", "precision", "threads",
 )  # fmt: skip
 
 
@@ -85,6 +85,9 @@ class Job:
                 f"{times}batch size {config.batch_size:,} is larger than the {len(self.train):,} training images; "
                 f"use a smaller --batch-size{fewer}"
             )
+        epoch = math.ceil(len(self.train) / (config.batch_size * config.accumulate))
+        steps = config.steps or (config.epochs or 0) * epoch
+        check_average(config.swa, config.lookahead, steps, math.ceil(steps / epoch))
         self.feed = Feed(data.train_images, data.train_labels)
         high, wide = data.train_images.shape[2:]
         self._shape = (high, wide, data.train_images.shape[1])
@@ -93,10 +96,8 @@ class Job:
         """The plans of every batch size of training, validation and test; a whole training step's comes first."""
         config, batch = self.config, self.config.batch_size
         graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
-        names = ("augment", "label_smoothing", "clip_norm", "ema", "swa", "lookahead", "sam")
-        optimizer = _optimizer(config)
-        lanes = self.device.filter_lanes
-        given = {name: getattr(config, name) for name in names}
+        optimizer, lanes = _optimizer(config), self.device.filter_lanes
+        given = {name: getattr(config, name) for name in _OF_PLANS}
         settings = training_settings(optimizer.rule, **given, decay=DECAY, constants=optimizer.constants)
         plans = [
             make_plan(graph, "train", size, self.feed, filter_lanes=lanes, **plan_settings(settings, part))

@@ -92,7 +92,7 @@ def check_schedule(optimizer: str, schedule: str) -> None:
     if optimizer == "schedulefree" and schedule != "constant":
         raise ConfigError(
             f"schedule {schedule} has no meaning for optimizer schedulefree, whose rate is constant after the warmup; "
-            "give schedule constant or none"
+            "give schedule constant, or leave it away"
         )
 
 
@@ -104,6 +104,14 @@ def check_sam(sam: float | None, accumulate: int) -> None:
         raise ConfigError(f"sam must be a number above 0, it is {sam}")
     if accumulate > 1:
         raise ConfigError(f"sam takes both gradients of a step on one batch; give accumulate 1, not {accumulate}")
+
+
+def check_average(swa: int | None, lookahead: int | None, steps: int, epochs: int) -> None:
+    """ConfigError for an average that a course of so many steps, in so many epochs, ends before."""
+    if swa is not None and swa > epochs:
+        raise ConfigError(f"swa begins with epoch {swa}, and the last one is {epochs}; give less")
+    if lookahead is not None and lookahead > steps:
+        raise ConfigError(f"lookahead needs {lookahead} steps, and there are {steps}; give less")
 
 
 def ema_decay(decay: float, step: int) -> float:

@@ -114,6 +114,7 @@ class Trainer:
         if sam is not None:
             self._gradients["ASCENT"] = Arena(model.graph.trained())
         self.average: Average | None = None
+        self.swa, self.lookahead = swa, lookahead
         if isinstance(self.optimizer, ScheduleFree):
             self.average = Extrapolated(model, self.device, self.moments["Z"], self.optimizer.to_average)
         elif ema is not None:
@@ -167,8 +168,7 @@ class Trainer:
         By SAM on one, twice; its second pass leaves loss and running statistics to the first.
         """
         loss, right, t = 0.0, 0, self.t + 1
-        if self.t == 0:  # the model may have been given other weights since the trainer was made
-            self._begin()
+        self._begin()
         share = self.average.share(t) if self.average else 0.0
         parts = parts_of(count, self.settings["sam"])
         if self.settings["sam"]:
@@ -188,7 +188,9 @@ class Trainer:
         return loss, right
 
     def _begin(self) -> None:
-        """What starts as the parameters does so, before the first step."""
+        """What starts as the parameters does so until the first step: the model may be given other weights."""
+        if self.t:
+            return
         for moment in rules.BEGIN_AS_PARAMETERS.get(self.optimizer.rule, ()):
             self.moments[moment.upper()].flat[:] = self.model.parameters.flat
         if self.average:
@@ -203,6 +205,7 @@ class Trainer:
             raise ValueError("this trainer keeps no average of the weights; make it with ema=0.999, say")
         if not self.average.ready:
             raise ValueError("no epoch has been averaged yet; train on, or make the trainer with a smaller swa")
+        self._begin()
         self.average.settle()
         return self.model.to_public(self.average.weights.views | self.average.state.views)
 
@@ -214,6 +217,7 @@ class Trainer:
         """
         images = check_images(images, self.model.graph)
         labels = check_labels(labels, len(images), self.model.graph)
+        self._begin()
         parts, averaged = [], self.average is not None and self.average.ready
         if self.average and averaged:
             self.average.settle()
@@ -309,15 +313,8 @@ def training_settings(
 def plan_settings(settings: Mapping[str, Any], part: str | None) -> dict[str, Any]:
     """Settings of a training plan for one part of a step: only a whole step and the last part have an update."""
     if part in ("first", "next", "ascent"):
-        none = {
-            "update": None,
-            "centralize": False,
-            "clip_agc": None,
-            "clip_norm": None,
-            "ema": False,
-            "average": False,
-        }
-        settings = {**settings, **none, "average": False}
+        none = dict.fromkeys(("update", "clip_agc", "clip_norm"))
+        settings = {**settings, **none, "centralize": False, "ema": False, "average": False}
     return {**settings, "part": part}
 
 

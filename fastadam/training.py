@@ -194,7 +194,9 @@ class _Run:
         if self.fit.done or self.fit.cursor.batch > 0 or self.best.epoch == 0:
             return self.fit.done
         patience, target = self.config.patience, self.config.target_accuracy
-        weary = patience is not None and self.best.stale >= patience
+        average = self.trainer.average
+        ready = average is None or average.ready  # a run that averages does not end before it has
+        weary = ready and patience is not None and self.best.stale >= patience
         return weary or (target is not None and self.best.val_accuracy >= target)
 
     def train(self) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """Networks and data small enough to train in a blink."""
 
-import numpy as np
+from pathlib import Path
 
-from fastadam import architectures
+import numpy as np
+import pytest
+
+from fastadam import architectures, training
+from fastadam.config import TrainConfig
 from fastadam.data import channel_statistics
 from fastadam.engine import Feed
 from fastadam.fit import Fit
@@ -58,3 +62,31 @@ def course(model: Model, epochs: int = 2, **settings: object) -> Fit:
     model.set_normalization(*channel_statistics(images, np.arange(80)))
     trainer = Trainer(model, **{"optimizer": "adam", "lr": 0.01, "batch_size": 24, **settings})
     return Fit(trainer, Feed(images, labels.astype(np.int32)), np.arange(80), np.arange(80, 100), epochs, None)
+
+
+class Stop(BaseException):
+    """What a test throws into a run, in place of a kill."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    real, count = Fit.step, [0]
+
+    def step(self: Fit) -> float:
+        if count[0] == steps:
+            raise Stop
+        count[0] += 1
+        return real(self)
+
+    monkeypatch.setattr(Fit, "step", step)
+
+
+def resumes(config: TrainConfig, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int = 4) -> None:
+    """A run that stops after so many steps and goes on writes the checkpoints of the one in ``folder / "run"``."""
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        stop_after(patch, after)
+        with pytest.raises(Stop):
+            training.run_training(config, out=folder / "cut")
+    training.run_training(TrainConfig(), resume=folder / "cut")
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (folder / "cut" / name).read_bytes() == (folder / "run" / name).read_bytes()

@@ -30,6 +30,17 @@ def test_the_average_is_that_of_the_steps():
     assert not np.allclose(average.flat, model.parameters.flat, atol=1e-4)
 
 
+@pytest.mark.parametrize("settings", [{"ema": 0.9}, {"lookahead": 3}, {"optimizer": "schedulefree"}], ids=str)
+def test_weights_given_before_the_first_step_are_averaged(settings):
+    trainer, other = Trainer(small_model(), **settings), small_model(seed=1)
+    trainer.model.load_state_dict(other.state_dict())
+    images, labels = small_data()
+    assert trainer.evaluate(images, labels) == Trainer(other).evaluate(images, labels)
+    trainer.model.load_state_dict(other.state_dict())
+    averaged = trainer.averaged_state_dict()
+    assert all(np.array_equal(averaged[name], tensor) for name, tensor in other.state_dict().items())
+
+
 def test_statistics_of_the_average_are_those_over_the_training_images():
     """Recomputed in float64, batch by batch over images that are not augmented; raw statistics stay as they were."""
     fit = course(norm_model(), ema=0.7, augment=("flip", "crop"))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small import course, norm_model, small_data, small_model
+from small import course, norm_model, resumes, small_data, small_model
 
 from fastadam import checkpoint, data, reference, training
 from fastadam.bfloat16 import cut, widened
@@ -169,26 +169,7 @@ def test_a_run_counts_and_keeps_two_bytes(tmp_path, monkeypatch):
     last = checkpoint.load(tmp_path / "run" / "last.safetensors")
     assert last.tensors["optimizer/v/fc.weight"].dtype == np.uint16
     assert np.isfinite(widened(last.tensors["optimizer/v/fc.weight"])).all()
-
-    class Stop(BaseException):
-        pass
-
-    real, count = Fit.step, [0]
-
-    def step(self: Fit) -> float:
-        count[0] += 1
-        if count[0] == 5:
-            raise Stop
-        return real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(Fit, "step", step)
-        with pytest.raises(Stop):
-            training.run_training(config, out=tmp_path / "cut")
-    training.run_training(TrainConfig(), resume=tmp_path / "cut")
-    for name in ("best.safetensors", "last.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    resumes(config, tmp_path, monkeypatch)
 
 
 def test_it_trains_as_well_as_adamw():

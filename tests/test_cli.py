@@ -38,9 +38,9 @@ COMMANDS = [
 ]
 TRAIN_OPTIONS = """
     data model device precision epochs steps batch-size accumulate optimizer lr beta1 beta2 beta3 eps amsgrad
-    weight-decay momentum nesterov adjust-lr-fn adamw-lr schedule milestones gamma warmup augment label-smoothing
-    dropout clip-norm ema swa lookahead sam patience target-accuracy seed threads val-size limit-train limit-test
-    init out resume dry-run json quiet config
+    weight-decay momentum nesterov adjust-lr-fn adamw-lr trust-coefficient schedule milestones gamma warmup augment
+    label-smoothing dropout clip-norm ema swa lookahead sam patience target-accuracy seed threads val-size limit-train
+    limit-test init out resume dry-run json quiet config
 """
 
 

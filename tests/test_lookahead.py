@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small import course, norm_model, small_data, small_model
+from small import course, norm_model, resumes, small_data, small_model
 
 from fastadam import checkpoint, data, training
 from fastadam.budget import COPIES
@@ -75,7 +75,7 @@ def test_what_makes_no_sense_is_refused():
     ):
         with pytest.raises(ConfigError, match=message):
             Trainer(small_model(), lookahead=5, **settings)
-    with pytest.raises(ValueError, match="lookahead must be 2 or more"):
+    with pytest.raises(ValueError, match="lookahead must be a whole number of 2 or more"):
         Trainer(small_model(), lookahead=1)
     with pytest.raises(ConfigError, match="lookahead needs 9 steps, and there are 8"):
         course(small_model(), lookahead=9)
@@ -122,23 +122,4 @@ def test_a_run_keeps_the_slow_weights(tmp_path, monkeypatch):
     assert np.array_equal(last.tensors["lookahead/fc.weight"], last.tensors["fc.weight"])  # after six steps
     if best.metadata["epoch"] == 2:
         assert all(np.array_equal(last.tensors[f"lookahead/{name}"], tensor) for name, tensor in best.tensors.items())
-
-    class Stop(BaseException):
-        pass
-
-    real, count = Fit.step, [0]
-
-    def step(self: Fit) -> float:
-        count[0] += 1
-        if count[0] == 6:
-            raise Stop
-        return real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(Fit, "step", step)
-        with pytest.raises(Stop):
-            run_training(config, out=tmp_path / "cut")
-    run_training(TrainConfig(), resume=tmp_path / "cut")
-    for name in ("best.safetensors", "last.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    resumes(config, tmp_path, monkeypatch, after=5)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small import course, norm_model, small_data, small_model
+from small import course, norm_model, resumes, small_data, small_model
 
 from fastadam import data, training
 from fastadam.arena import Arena
@@ -219,23 +219,4 @@ def test_a_run_counts_the_arena_and_goes_on_where_it_stopped(tmp_path, monkeypat
     assert plan.step.update == "sgd"
     assert sum(row.arena_bytes for row in plan.layers) == sum(plan.step.arena_bytes.values())
     run_training(config, out=tmp_path / "run")
-
-    class Stop(BaseException):
-        pass
-
-    real, count = Fit.step, [0]
-
-    def step(self: Fit) -> float:
-        count[0] += 1
-        if count[0] == 5:
-            raise Stop
-        return real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(Fit, "step", step)
-        with pytest.raises(Stop):
-            run_training(config, out=tmp_path / "cut")
-    run_training(TrainConfig(), resume=tmp_path / "cut")
-    for name in ("best.safetensors", "last.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    resumes(config, tmp_path, monkeypatch)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small import course, norm_model, small_data, small_model
+from small import course, norm_model, resumes, small_data, small_model
 
 from fastadam import checkpoint, data, models, optim, training
 from fastadam.config import TrainConfig
@@ -250,26 +250,7 @@ def test_a_run_keeps_the_averaged_weights(tmp_path, monkeypatch):
     if best.metadata["epoch"] == 2:
         assert all(np.array_equal(last.tensors[f"schedulefree/{name}"], t) for name, t in best.tensors.items())
     assert not np.array_equal(last.tensors["schedulefree/fc.weight"], last.tensors["fc.weight"])
-
-    class Stop(BaseException):
-        pass
-
-    real, count = Fit.step, [0]
-
-    def step(self: Fit) -> float:
-        count[0] += 1
-        if count[0] == 5:
-            raise Stop
-        return real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(Fit, "step", step)
-        with pytest.raises(Stop):
-            run_training(config, out=tmp_path / "cut")
-    run_training(TrainConfig(), resume=tmp_path / "cut")
-    for name in ("best.safetensors", "last.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    resumes(config, tmp_path, monkeypatch)
     run_training(TrainConfig.from_dict({"data": config.data, "model": "resnet20", "epochs": 1, "batch_size": 32,
         "init": str(tmp_path / "run" / "last.safetensors")}), out=tmp_path / "next")  # fmt: skip
 

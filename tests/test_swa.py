@@ -71,8 +71,10 @@ def test_what_makes_no_sense_is_refused():
         Trainer(small_model(), ema=0.9, swa=2)
     with pytest.raises(ConfigError, match="swa has no meaning for optimizer schedulefree"):
         Trainer(small_model(), "schedulefree", swa=2)
-    with pytest.raises(ValueError, match="swa must be 1 or more"):
+    with pytest.raises(ValueError, match="swa must be a whole number of 1 or more"):
         Trainer(small_model(), swa=0)
+    with pytest.raises(ValueError, match="swa must be a whole number"):
+        Trainer(small_model(), swa=1.5)
     trainer = Trainer(small_model(), batch_size=8, swa=3)
     for length in ({"epochs": 2}, {"steps": 8}):  # of four steps an epoch
         with pytest.raises(ConfigError, match="swa begins with epoch 3, and the last one is 2"):
@@ -150,6 +152,28 @@ def test_more_epochs_go_on_with_the_average(config, tmp_path):
     run_training(TrainConfig(epochs=3), resume=tmp_path / "run")
     run_training(config, out=tmp_path / "longer")
     assert_same_run(tmp_path / "run", tmp_path / "longer")
+
+
+def test_patience_waits_for_the_average(config, tmp_path):
+    """Nothing is learnt: without an average this run would end after its second epoch."""
+    settings = {"model": "mlp", "swa": 3, "patience": 1, "lr": 1e-12, "epochs": 4}
+    run_training(TrainConfig.from_dict(config.to_dict() | settings), out=tmp_path / "run")
+    last = checkpoint.load(tmp_path / "run" / "last.safetensors")
+    assert (last.metadata["cursor"]["epoch"], last.metadata["averaged_epochs"]) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"swa": 4}, "swa begins with epoch 4, and the last one is 3; give less"),
+        ({"swa": 3, "epochs": None, "steps": 6}, "swa begins with epoch 3, and the last one is 2; give less"),
+        ({"swa": None, "lookahead": 10}, "lookahead needs 10 steps, and there are 9; give less"),
+    ],
+)
+def test_averages_that_a_run_ends_before_are_refused_by_the_plan_too(config, settings, message):
+    for start in (training.describe_plan, run_training):
+        with pytest.raises(ConfigError, match=message):
+            start(TrainConfig.from_dict(config.to_dict() | settings))
 
 
 def test_the_plan_counts_the_average(config):

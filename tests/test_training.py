@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small import Stop, stop_after
 
 from fastadam import checkpoint, data, files, models, training
 from fastadam.config import TrainConfig
@@ -99,22 +100,6 @@ def test_steps_may_end_inside_an_epoch(folder, tmp_path):
     assert summary["steps"] == 11
     assert [line["step"] for line in lines(tmp_path / "run")] == [8, 11]
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").metadata["step"] == 11
-
-
-class Stop(BaseException):
-    """What a test throws into a run, in place of a kill."""
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    real, count = Fit.step, [0]
-
-    def step(self: Fit) -> float:
-        if count[0] == steps:
-            raise Stop
-        count[0] += 1
-        return real(self)
-
-    monkeypatch.setattr(Fit, "step", step)
 
 
 @pytest.mark.parametrize("steps", [0, 3, 8, 13, 23])
