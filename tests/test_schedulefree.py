@@ -47,6 +47,28 @@ def test_y_and_x_are_those_of_the_algorithm(rng, settings):
     assert not np.allclose(averaged["long"], params["long"], atol=1e-3)
 
 
+def test_a_group_is_averaged_by_its_own_beta1(rng):
+    """In float64, to all of its digits."""
+    params = {name: p.astype(np.float64) for name, p in arrays(rng).items()}
+    own = {"scalar": 0.5, "filter": 0.8}
+    optimizer = ScheduleFree(
+        [{"params": {name: params[name]}, "beta1": beta1} for name, beta1 in own.items()]
+        + [{"params": {"long": params["long"]}}],
+        lr=0.1,
+    )  # fmt: skip
+    want = {name: p.copy() for name, p in params.items()}
+    kept: dict[str, dict[str, np.ndarray]] = {name: {} for name in params}
+    for t in range(1, 6):
+        gradients = {name: g.astype(np.float64) for name, g in arrays(rng).items()}
+        optimizer.step(gradients)
+        for name, g in gradients.items():
+            settings = {**optimizer.settings(), "beta1": own.get(name, 0.9)}
+            want[name] = ORACLES["schedulefree"](want[name], g, kept[name], t, settings)
+    for name, x in optimizer.averaged().items():
+        assert x.dtype == np.float64
+        np.testing.assert_allclose(x, kept[name]["x"], rtol=1e-12, atol=1e-12, err_msg=name)
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_as_its_authors_have_it(rng, settings):
     torch = pytest.importorskip("torch")

@@ -43,16 +43,18 @@ class ScheduleFree(Moments):
     @property
     def to_average(self) -> float:
         """Where x lies on the line from y to z: 1 - 1 / beta1, before its beginning."""
-        return 1 - 1 / self.beta1
+        return _to_average(self.beta1)
 
     def averaged(self) -> dict[str, np.ndarray]:
         """The averaged weights x, new arrays: equal to the parameters before the first step."""
         averaged = {name: np.empty_like(p) for name, p in self.params.items()}
         device = get_device("cpu")
         with device.running():
-            for name, x in averaged.items():
-                y, z = self.params[name].reshape(-1), self.moments["z"][name].reshape(-1)
-                device.ops.interpolate(x.reshape(-1), y, z, self.to_average)
+            for group in self.param_groups:
+                share = _to_average(group["beta1"])
+                for name, y in group["params"].items():
+                    x, z = averaged[name], self.moments["z"][name]
+                    device.ops.interpolate(x.reshape(-1), y.reshape(-1), z.reshape(-1), share)
         return averaged
 
     def own_rate(self, t: int, lr: float) -> float:
@@ -71,3 +73,7 @@ class ScheduleFree(Moments):
         if t <= W:
             return 6 * t / ((t + 1) * (2 * t + 1))
         return 1 / ((W + 1) * (2 * W + 1) / (6 * W) + t - W)
+
+
+def _to_average(beta1: float) -> float:
+    return 1 - 1 / beta1

@@ -18,11 +18,11 @@ def _interpolate_chunk(worker, chunk, y, a, b, share):
 def interpolate(y, a, b, share):
     """The point on the line from a to b, or beyond its ends: a where they are equal, whatever the share.
 
-    y (n,)         out: a + share * (b - a)
+    y (n,)         out: a + share * (b - a); float32, or float64 like a and b
     a, b (n,)      in
     share          0 for a, 1 for b
     """
-    parallel(_interpolate_chunk, chunks(y), y, a, b, np.float32(share))
+    parallel(_interpolate_chunk, chunks(y), y, a, b, y.dtype.type(share))
 
 
 @leaf
