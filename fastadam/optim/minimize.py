@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.kernels import rules
 from fastadam.optim.base import Optimizer
 from fastadam.optim.checks import not_negative
 from fastadam.optim.named import kind_of
@@ -54,7 +55,7 @@ def minimize_adam(
                     OptimizeResult of x, fun and nit; StopIteration ends the run
 
     options
-    optimizer       a name of ``OPTIMIZERS`` but those that take float32 alone: adamw_bf16, lamb, lars
+    optimizer       a name of ``OPTIMIZERS`` but those in ``fastadam.kernels.rules.FLOAT32_ONLY``
     lr              learning rate, the optimiser's own by default; or a function of the steps taken, 0, 1, ...,
                     such as a ``fastadam.schedule.Schedule``
     maxiter         steps
@@ -65,8 +66,8 @@ def minimize_adam(
     Returns an OptimizeResult of x, fun, jac, nit, nfev, njev, success, status, message. ``success`` says that gtol was
     reached, and x is where that was; otherwise x is the best of all points seen, for the last one of a method that
     does not descend with every step need not be good. ``status``: 0 gtol reached, 1 maxiter, 2 not finite, 99 stopped
-    by the callback. Raises ValueError for bounds, constraints, and settings that the optimiser does not have,
-    ConfigError for an optimiser that there is not.
+    by the callback. Raises ValueError for bounds, constraints, an optimiser of float32 alone, and settings that the
+    optimiser does not have, ConfigError for an optimiser that there is not.
     """
     from scipy.optimize import OptimizeResult
 
@@ -184,6 +185,10 @@ def _refuse_what_is_bounded(bounds: Any, constraints: Any) -> None:
 
 def _make(name: str, params: dict[str, np.ndarray], **settings: Any) -> Optimizer:
     kind = kind_of(name)
+    if name in rules.FLOAT32_ONLY:
+        raise ValueError(
+            f"minimize_adam computes in float64, and optimizer {name} takes float32 alone; use another, such as adam"
+        )
     takes = [key for key in inspect.signature(kind).parameters if key != "params"]
     for key in settings:
         if key not in takes:
