@@ -43,6 +43,16 @@ def check_like(what: str, array: Any, p: np.ndarray) -> None:
         raise ValueError(f"{what} is {array.dtype}, its parameter is {p.dtype}; convert it with .astype")
 
 
+def check_unchanged(name: str, array: np.ndarray, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """ValueError unless a parameter, or what is kept of it, is where and what it was, and may be written."""
+    usual = array.flags.c_contiguous and array.flags.aligned and array.flags.writeable
+    if (array.ctypes.data, array.shape, array.dtype) != (address, shape, dtype) or not usual:
+        raise ValueError(
+            f"parameter {name!r}, or what is kept of it, has been resized, given another shape or made read-only since "
+            "the optimiser was made; make a new one"
+        )
+
+
 def check_names(message: str, found: Iterable[str], wanted: Iterable[str]) -> None:
     """ValueError with the message unless both have the same names."""
     found, wanted = set(found), set(wanted)

@@ -10,7 +10,7 @@ from fastadam.arena import tile_rows
 from fastadam.device import get_device
 from fastadam.kernels import rules
 from fastadam.kernels.updates import UPDATES, between
-from fastadam.optim.arrays import check_apart, check_like
+from fastadam.optim.arrays import check_apart, check_like, check_unchanged
 from fastadam.optim.groups import ParamGroup
 
 
@@ -30,14 +30,20 @@ class OneByOne(ABC):
         self.names, self._rule, self._memory = [name for name, _ in members], rule, memory
         self._numbers = [number for _, number in members]
         self._own = [params[name] for name in self.names]
-        self._arrays: list[dict[str, np.ndarray]] = [
-            {"p": p.reshape(-1)} | {key: kept[key][name].reshape(-1) for key in rules.MOMENTS[rule]}
+        written = [
+            {"p": p} | {key: kept[key][name] for key in rules.MOMENTS[rule]}
             for name, p in zip(self.names, self._own, strict=True)
+        ]
+        self._begun = [[(a, a.ctypes.data, a.shape, a.dtype) for a in arrays.values()] for arrays in written]
+        self._arrays: list[dict[str, np.ndarray]] = [
+            {key: array.reshape(-1) for key, array in arrays.items()} for arrays in written
         ]
 
     def find(self, grads: list[Any]) -> None:
-        """Note the gradients; ValueError, naming it, for one that cannot be used."""
+        """Note the gradients. ValueError for one that cannot be used, and for an array that has changed."""
         for i, (name, p) in enumerate(zip(self.names, self._own, strict=True)):
+            for begun in self._begun[i]:
+                check_unchanged(name, *begun)
             what = f"gradient {name!r}"
             g = grads[i] = np.asarray(grads[i]) if isinstance(grads[i], np.generic) else grads[i]
             check_like(what, g, p)
@@ -83,4 +89,4 @@ class ByMatrix(OneByOne):
             constants = dict(self._groups[number].constants)
             matrices = [arrays[key].reshape(len(p), -1) for key in ("p", "m", "g")]
             rate = rules.muon_rate(*matrices[0].shape, constants.pop("adjust_lr_fn"))
-            muon_update(*matrices, h, number, rate, *constants.values())
+            muon_update(*matrices, h, number, rate, **constants)

@@ -13,7 +13,15 @@ import numpy as np
 
 from fastadam.device import Device, get_device
 from fastadam.kernels import rules
-from fastadam.optim.arrays import check_apart, check_array, check_like, check_names, check_writeable, memory_of
+from fastadam.optim.arrays import (
+    check_apart,
+    check_array,
+    check_like,
+    check_names,
+    check_unchanged,
+    check_writeable,
+    memory_of,
+)
 from fastadam.optim.by_tensor import ByMatrix, ByTensor, OneByOne
 from fastadam.optim.groups import ParamGroup
 
@@ -167,13 +175,7 @@ class Table:
     def _find_one_by_one(self, grads: Sequence[Any]) -> None:
         for i, (name, row, shape) in enumerate(zip(self.names, self._own, self._shapes, strict=True)):
             for column, (array, address) in enumerate(zip(row, self._table[i], strict=False)):
-                flags, dtype = array.flags, self._dtypes[column]
-                usual = flags.c_contiguous and flags.aligned and flags.writeable
-                if (array.ctypes.data, array.shape, array.dtype) != (address, shape, dtype) or not usual:
-                    raise ValueError(
-                        f"parameter {name!r}, or what is kept of it, has been resized, given another shape or made "
-                        "read-only since the optimiser was made; make a new one"
-                    )
+                check_unchanged(name, array, address, shape, self._dtypes[column])
             g, what = grads[i], f"gradient {name!r}"
             check_like(what, g, row[0])
             check_apart(what, g, g.ctypes.data, self._table[i, 0], self._memory)
