@@ -10,9 +10,11 @@ from fastadam.optim.groups import Params
 
 
 class Layerwise(Optimizer):
-    """What scales the rate of a tensor by its trust ratio; tensors that do not decay are not scaled either.
+    """What scales the rate of a tensor by its trust ratio.
 
-    Such are biases and the parameters of norms in a Trainer, unless its ``decay`` is "all"; without one, all decay.
+    In a Trainer what does not decay is not scaled either: biases and the parameters of norms, unless its ``decay`` is
+    "all". Of parameters by name all are scaled, those of a group without decay too; what is not to be belongs to
+    another optimiser.
     """
 
     def decay_rows(self, t: int, lr: float | None = None) -> np.ndarray:
@@ -25,8 +27,8 @@ class LAMB(Layerwise, Moments):
     """LAMB (You et al. 2020, Algorithm 2): Adam, each tensor's step as long as lr times its norm.
 
     The decay is added to Adam's step before its norm is taken. As in its authors' code, the paper's phi is the
-    identity, a tensor whose norm is zero moves by lr times its step, and what does not decay is not scaled; eps and
-    the decay, 0.01, are theirs too.
+    identity, a tensor whose norm is zero moves by lr times its step, and what does not decay in a Trainer, biases and
+    the parameters of norms, is not scaled; eps and the decay, 0.01, are theirs too.
     """
 
     name = "lamb"
@@ -42,8 +44,9 @@ class LARS(Layerwise):
     """LARS (You, Gitman & Ginsburg 2017, Algorithm 1): SGD with momentum, each tensor at a local rate.
 
     That is trust_coefficient * |p| / (|g| + weight_decay * |p|), 1 where a norm is zero; lr is inside the momentum
-    buffer. What does not decay is plain SGD with momentum: it moves by lr itself, so that a net whose biases bear no
-    large rate wants a larger trust_coefficient instead. weight_decay is the default of its authors' code.
+    buffer. What does not decay in a Trainer, biases and the parameters of norms, is plain SGD with momentum: it moves
+    by lr itself, so that a net whose biases bear no large rate wants a larger trust_coefficient instead. weight_decay
+    is the default of its authors' code.
 
     momentum            kept share of the buffer
     trust_coefficient   how far a tensor moves at lr 1, as a share of its norm
