@@ -238,13 +238,27 @@ def test_a_schedule_scales_both_rates():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"momentum": 1.0}, {"eps": 0.0}, {"ns_steps": 0}, {"ns_steps": 100}, {"ns_steps": 2.5}, {"beta1": 1.0},
+        {"momentum": 1.0}, {"eps": 0.0}, {"ns_steps": 0}, {"ns_steps": 100}, {"ns_steps": 2.5}, {"ns_steps": True},
+        {"beta1": 1.0},
         {"ns_coefficients": (1, 2)}, {"ns_coefficients": (1, 2, np.nan)}, {"adjust_lr_fn": "none"}, {"lr": 0.0},
     ],
 )  # fmt: skip
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         optim.Muon(**wrong)
+
+
+def test_numbers_of_numpys_are_numbers(rng):
+    g = draw(rng, {"w": (9, 5)})["w"]
+    np.testing.assert_array_equal(step_of(g, ns_steps=np.int64(3)), step_of(g, ns_steps=3))
+
+
+def test_a_matrix_has_the_constants_by_their_names(rng, monkeypatch):
+    """In whatever order an optimiser tells them."""
+    g, told = draw(rng, {"w": (9, 5)})["w"], optim.Muon.constants.fget
+    want = step_of(g, ns_coefficients=(3.0, -2.0, 0.5), eps=1e-3)
+    monkeypatch.setattr(optim.Muon, "constants", property(lambda self: told(self)[::-1]))
+    np.testing.assert_array_equal(step_of(g, ns_coefficients=(3.0, -2.0, 0.5), eps=1e-3), want)
 
 
 def test_a_gradient_that_does_not_fit_changes_nothing(rng):

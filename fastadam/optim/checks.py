@@ -12,10 +12,11 @@ def finite(name: str, value: float) -> float:
     return float(value)
 
 
-def whole(name: str, value: float, least: float = -math.inf) -> int:
-    """A whole number, not below ``least``."""
-    if not (math.isfinite(value) and value == int(value) and value >= least):
-        of = f" of {least} or more" if math.isfinite(least) else ""
+def whole(name: str, value: float, least: float = -math.inf, most: float = math.inf) -> int:
+    """A whole number, not below ``least`` nor above ``most``; true and false are none."""
+    number = not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
+    if not (number and value == int(value) and least <= value <= most):
+        of = f" from {least} to {most}" if math.isfinite(most) else f" of {least} or more" if least > -math.inf else ""
         raise ValueError(f"{name} must be a whole number{of}, it is {value}")
     return int(value)
 

@@ -8,7 +8,7 @@ import numpy as np
 from fastadam.kernels import MUON_RATES
 from fastadam.optim.adam import AdamW
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import finite, fraction, positive
+from fastadam.optim.checks import finite, fraction, positive, whole
 from fastadam.optim.groups import Params
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
@@ -67,9 +67,7 @@ class Muon(Optimizer):
         self.ns_coefficients = tuple(finite("ns_coefficients", value) for value in ns_coefficients)
         if len(self.ns_coefficients) != 3:
             raise ValueError(f"ns_coefficients must be three numbers, it is {ns_coefficients}")
-        self.eps, self.ns_steps = positive("eps", eps), ns_steps
-        if not isinstance(ns_steps, int) or not 1 <= ns_steps <= MOST_STEPS:
-            raise ValueError(f"ns_steps must be a whole number from 1 to {MOST_STEPS}, it is {ns_steps}")
+        self.eps, self.ns_steps = positive("eps", eps), whole("ns_steps", ns_steps, 1, MOST_STEPS)
         self.adjust_lr_fn = MUON_RATES[0] if adjust_lr_fn is None else adjust_lr_fn
         if self.adjust_lr_fn not in MUON_RATES:
             raise ValueError(f"adjust_lr_fn must be one of {', '.join(MUON_RATES)}, it is {adjust_lr_fn!r}")
