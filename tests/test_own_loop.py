@@ -495,15 +495,22 @@ def through_safetensors(state, folder):
     return load_file(folder / "state.safetensors")
 
 
+CHOSEN = {
+    "sgd": {"momentum": 0.9},
+    "muon": {"ns_coefficients": (2.0, -1.5, 0.5), "adjust_lr_fn": "match_rms_adamw"},
+}
+
+
 @pytest.mark.parametrize("through", [through_npz, through_safetensors])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_going_on_from_a_state_gives_the_same_bits(name, through, tmp_path):
-    settings = {"weight_decay": 0.05, **({"momentum": 0.9} if name == "sgd" else {})}
+    settings = {"weight_decay": 0.05, **CHOSEN.get(name, {})}
+    own = {"adjust_lr_fn": "original"} if name == "muon" else {}
 
     def make(params):
         odd = {n: p for i, (n, p) in enumerate(params.items()) if i % 2}
         even = {n: p for n, p in params.items() if n not in odd}
-        return OPTIMIZERS[name]([{"params": odd}, {"params": even, "lr": 0.01}], lr=0.02, **settings)
+        return OPTIMIZERS[name]([{"params": odd}, {"params": even, "lr": 0.01, **own}], lr=0.02, **settings)
 
     shapes = {key: shape for key, shape in SHAPES.items() if key not in ("exact", "more")}
     straight, stopped = drawn(0, shapes), drawn(0, shapes)
@@ -569,6 +576,32 @@ def test_states_that_do_not_fit(change, words):
     same_bits(optimizer.state_dict(), before)
     optimizer.step({"w": np.ones(2)})
     assert optimizer.moments["m"]["w"][0] != before["m/w"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"settings/ns_coefficients": 3.0},
+            "settings/ns_coefficients of the state must be numbers in a row, found 3.0",
+        ),
+        ({"settings/ns_coefficients": np.ones(2)}, "ns_coefficients must be three numbers"),
+        ({"settings/adjust_lr_fn": 1}, "settings/adjust_lr_fn of the state must be the bytes of a text, found 1"),
+        ({"settings/adjust_lr_fn": np.array([255, 65], np.uint8)}, "adjust_lr_fn must be one of original"),
+        ({"settings/adjust_lr_fn": None}, r"missing \['settings/adjust_lr_fn'\]"),
+    ],
+)
+def test_choices_of_a_state_that_do_not_fit(change, words):
+    optimizer = run(optim.Muon, {"w": np.ones((2, 3), np.float32)})
+    before = optimizer.state_dict()
+    assert before["settings/adjust_lr_fn"].tobytes() == b"original"
+    state = {name: value for name, value in (before | change).items() if value is not None}
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(state)
+    same_bits(optimizer.state_dict(), before)
+    optimizer.adjust_lr_fn = None
+    with pytest.raises(ValueError, match="settings/adjust_lr_fn is None, which a state cannot hold"):
+        optimizer.state_dict()
 
 
 # Clipping -------------------------------------------------------------------------------------------------

@@ -128,7 +128,8 @@ class Optimizer(ABC):
         """All that ``load_state_dict`` needs to go on with the same bits, in copies; the parameters are yours to keep.
 
         "t", "m/NAME" and what else the rule keeps, "settings/lr" ..., and of groups "groups/0/lr" ...; numbers are
-        arrays of no dimension, so that ``numpy.savez`` and ``safetensors.numpy.save_file`` take the dict as it is.
+        arrays of no dimension and a text is its bytes, so that ``numpy.savez`` and ``safetensors.numpy.save_file`` take
+        the dict as it is.
         """
         return state.state_of(self)
 

@@ -79,7 +79,8 @@ class Muon(Optimizer):
     def settings(self) -> dict[str, Any]:
         own = "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"
         rest = "adamw_lr", "beta1", "beta2", "adamw_eps"
-        return {**super().settings(), **{name: getattr(self, name) for name in (*own, *rest)}}
+        chosen = {name: getattr(self, name) for name in (*own, *rest)}
+        return {**super().settings(), **chosen, "ns_coefficients": tuple(self.ns_coefficients)}
 
     @property
     def moment_names(self) -> tuple[str, ...]:

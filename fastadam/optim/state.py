@@ -21,19 +21,13 @@ def _of_group(number: int, name: str) -> str:
     return f"groups/{number}/{name}"
 
 
-def _numeric(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a state has: of what is no number, such as a choice by name, an optimiser keeps its own."""
-    return {name: value for name, value in settings.items() if isinstance(value, (int, float))}
-
-
 def state_of(optimizer: "Optimizer") -> dict[str, np.ndarray]:
     """``Optimizer.state_dict``."""
-    numbers: dict[str, Any] = {"t": optimizer.t}
-    numbers |= {_SETTINGS + name: value for name, value in _numeric(optimizer.settings()).items()}
+    values: dict[str, Any] = {"t": optimizer.t}
+    values |= {_SETTINGS + name: value for name, value in optimizer.settings().items()}
     for i, group in enumerate(optimizer.param_groups):
-        own = _numeric(group.own)
-        numbers |= {_of_group(i, name): value for name, value in {_INITIAL: group.initial_lr, **own}.items()}
-    return {name: np.array(value) for name, value in numbers.items()} | {
+        values |= {_of_group(i, name): value for name, value in {_INITIAL: group.initial_lr, **group.own}.items()}
+    return {name: _stored(name, value) for name, value in values.items()} | {
         f"{key}/{name}": array.copy() for key, arrays in optimizer.moments.items() for name, array in arrays.items()
     }
 
@@ -41,11 +35,10 @@ def state_of(optimizer: "Optimizer") -> dict[str, np.ndarray]:
 def load_state(optimizer: "Optimizer", state: Mapping[str, Any]) -> None:
     """``Optimizer.load_state_dict``."""
     arrays = {f"{key}/{name}": a for key, kept in optimizer.moments.items() for name, a in kept.items()}
-    all_settings, groups = optimizer.settings(), optimizer.param_groups
-    names = list(_numeric(all_settings))
-    wanted = {"t", *arrays, *(_SETTINGS + name for name in names)}
+    present, groups = optimizer.settings(), optimizer.param_groups
+    wanted = {"t", *arrays, *(_SETTINGS + name for name in present)}
     wanted |= {_of_group(i, _INITIAL) for i in range(len(groups))}
-    optional = {_of_group(i, name) for i in range(len(groups)) for name in names}
+    optional = {_of_group(i, name) for i in range(len(groups)) for name in present}
     check_names("the state does not fit this optimiser", set(state) - optional, wanted)
     for name, array in arrays.items():
         given = np.asarray(state[name])
@@ -56,17 +49,16 @@ def load_state(optimizer: "Optimizer", state: Mapping[str, Any]) -> None:
     t = _number("t", state["t"])
     if t != int(t) or t < 0:
         raise ValueError(f"t of the state must be a whole number of 0 or more, it is {t}")
-    settings = {name: _number(_SETTINGS + name, state[_SETTINGS + name]) for name in names}
-    settings = {name: value for name, value in all_settings.items() if name not in names} | settings
+    settings = {name: _value(_SETTINGS + name, state[_SETTINGS + name], like) for name, like in present.items()}
     lr = not_negative("lr", settings.pop("lr"))
-    unnumbered = [{n: value for n, value in group.own.items() if n not in _numeric(group.own)} for group in groups]
+    initial = [
+        positive(_INITIAL, _number(_of_group(i, _INITIAL), state[_of_group(i, _INITIAL)])) for i in range(len(groups))
+    ]
     own = [
-        {n: _number(_of_group(i, n), state[_of_group(i, n)]) for n in (_INITIAL, *names) if _of_group(i, n) in state}
+        {n: _value(name, state[name], like) for n, like in present.items() if (name := _of_group(i, n)) in state}
         for i in range(len(groups))
     ]
-    initial = [positive(_INITIAL, values.pop(_INITIAL)) for values in own]
     made = type(optimizer)(None, lr=initial[0] if initial else None, **settings)
-    own = [kept | values for kept, values in zip(unnumbered, own, strict=True)]
     for group, first, values in zip(groups, initial, own, strict=True):
         group.check({"lr": lr, **settings, **values}, first)
 
@@ -76,6 +68,28 @@ def load_state(optimizer: "Optimizer", state: Mapping[str, Any]) -> None:
         group.initial_lr, group.own = first, values
     for name, array in arrays.items():
         np.copyto(array, state[name])
+
+
+def _stored(name: str, value: Any) -> np.ndarray:
+    """A number, numbers, or text, as its bytes: ``safetensors.numpy.save_file`` takes no strings."""
+    array = np.frombuffer(value.encode(), np.uint8).copy() if isinstance(value, str) else np.array(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is {shown(value)}, which a state cannot hold")
+    return array
+
+
+def _value(name: str, stored: Any, like: Any) -> Any:
+    """What ``_stored`` stored, as an optimiser has it that has ``like`` now."""
+    array = np.asarray(stored)
+    if isinstance(like, str):
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ValueError(f"{name} of the state must be the bytes of a text, found {shown(stored)}")
+        return bytes(array.astype(np.uint8)).decode(errors="replace")
+    if isinstance(like, tuple):
+        if array.ndim != 1 or array.dtype.kind not in "iuf":
+            raise ValueError(f"{name} of the state must be numbers in a row, found {shown(stored)}")
+        return tuple(array.tolist())
+    return _number(name, stored)
 
 
 def _number(name: str, value: Any) -> Any:
