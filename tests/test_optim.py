@@ -582,6 +582,17 @@ def test_adabounds_bounds_follow_a_schedule():
     np.testing.assert_allclose(optimizer.hyper(7, lr=1e-4)[names], optimizer.hyper(7)[names] / 10, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["adabound", "muon"])
+def test_all_rates_follow_the_one_that_is_set(name):
+    """By hand as by a schedule; they go together with the rate that the optimiser was made with."""
+    optimizer = OPTIMIZERS[name](lr=0.04)
+    want = optimizer.hyper(7, lr=0.01)
+    optimizer.lr = 0.01
+    assert optimizer.initial_lr == 0.04
+    np.testing.assert_array_equal(optimizer.hyper(7), want)
+    np.testing.assert_array_equal(optimizer.hyper(7, lr=0.01), want)
+
+
 def test_padam_with_a_half_is_amsgrad(rng):
     start, gradients = rng.standard_normal(50), rng.standard_normal((30, 50))
     shared = {"lr": 0.01, "beta2": 0.9, "weight_decay": 0.1}

@@ -24,7 +24,8 @@ class Optimizer(ABC):
     weight_decay   pull of the parameters towards zero; ``decoupled`` says whether it acts on them alone, times lr,
                    or is an L2 penalty that goes through the gradient
 
-    Settings may change between steps, ``optimizer.lr = ...``; those of one group in ``param_groups``.
+    Settings may change between steps, ``optimizer.lr = ...``; those of one group in ``param_groups``. ``initial_lr`` is
+    the rate it was made with, and with it other rates among its settings go together: they change as lr does.
     ``threads`` is the number of CPU threads that ``step`` uses, None for all cores; it makes no difference to the bits.
     A subclass sets its own settings before it calls this constructor, which looks at the parameters with them.
     """
@@ -43,6 +44,7 @@ class Optimizer(ABC):
         weight_decay: float | None = None,
     ):
         self.lr = positive("lr", self.default_lr if lr is None else lr)
+        self.initial_lr = self.lr
         self.weight_decay = not_negative(
             "weight_decay", self.default_weight_decay if weight_decay is None else weight_decay
         )

@@ -31,7 +31,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self.own = {name: value for name, value in own.items() if value is not None}
         for name in self.own:
             self._check_name(name)
-        self.initial_lr: float = self["lr"] or optimizer.lr  # a group may be at rest
+        self.initial_lr: float = self.own.get("lr") or optimizer.initial_lr  # a group may be at rest
         self._made_of = {**self._settings(), "lr": self.initial_lr}
         self._made = self._make(self._made_of)
         self.rule = self._made.rule
@@ -39,11 +39,22 @@ class ParamGroup(MutableMapping[str, Any]):
     def numbers(self, t: int) -> rules.Hyper:
         """What the rule needs of step ``t``. ValueError for settings that make no sense."""
         settings = self._settings()
-        lr = not_negative("lr", settings["lr"])
+        made = self._made_with(settings)
+        return made.all_numbers(t, made.own_rate(t, float(settings["lr"])))
+
+    def made(self) -> "Optimizer":
+        """The optimiser that the settings make as they are now. ValueError for such as make no sense.
+
+        It was made with the rate that the group began with, whatever it is now.
+        """
+        return self._made_with(self._settings())
+
+    def _made_with(self, settings: Mapping[str, Any]) -> "Optimizer":
+        not_negative("lr", settings["lr"])
         others = {**settings, "lr": self.initial_lr}  # the rate may change with every step
         if others != self._made_of:
             self._made, self._made_of = self.check(settings, self.initial_lr), others
-        return self._made.all_numbers(t, self._made.own_rate(t, lr))
+        return self._made
 
     def rule_of(self, p: np.ndarray) -> str:
         """The rule that updates a parameter of the group."""

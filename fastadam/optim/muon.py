@@ -28,8 +28,8 @@ class Muon(Optimizer):
     norms are AdamW's, as the authors advise. With arrays by name Muon has those of two dimensions or more: (O, I)
     matrices, and (O, I, KH, KW) filters as (O, I * KH * KW). Give another optimiser those of the first and last layer.
 
-    lr                of the matrices; a schedule that changes it changes adamw_lr in the same proportion. PyTorch's
-                      default; the authors begin with 0.02
+    lr                of the matrices; what changes it later, a schedule say, changes adamw_lr in the same proportion.
+                      PyTorch's default; the authors begin with 0.02
     weight_decay      of all that decays: decoupled, times lr of matrices and times adamw_lr of the others
     momentum          kept share of the average of gradients
     nesterov          whether the average is taken once more with the same gradient before it is orthogonalised
@@ -97,7 +97,7 @@ class Muon(Optimizer):
         return tuple(named.items())
 
     def numbers(self, t: int, lr: float) -> dict[str, float]:
-        adamw_lr = self.adamw_lr * lr / self.lr
+        adamw_lr = self.adamw_lr * lr / self.initial_lr
         rest = AdamW(None, self.adamw_lr, self.beta1, self.beta2, self.adamw_eps).numbers(t, adamw_lr)
         return rest | {
             "lr": adamw_lr,

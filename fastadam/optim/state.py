@@ -58,7 +58,7 @@ def load_state(optimizer: "Optimizer", state: Mapping[str, Any]) -> None:
         {n: _value(name, state[name], like) for n, like in present.items() if (name := _of_group(i, n)) in state}
         for i in range(len(groups))
     ]
-    made = type(optimizer)(None, lr=initial[0] if initial else None, **settings)
+    made = type(optimizer)(None, lr=initial[0] if initial else optimizer.initial_lr, **settings)
     for group, first, values in zip(groups, initial, own, strict=True):
         group.check({"lr": lr, **settings, **values}, first)
 

@@ -19,7 +19,7 @@ class AdaBelief(Decoupling):
 class AdaBound(Decoupling):
     """AdaBound (Luo et al. 2019, Algorithm 2): Adam at first, SGD with momentum at last.
 
-    final_lr   the rate of SGD that the bounds close in on, for the optimiser's own lr; a schedule scales it along
+    final_lr   the rate of SGD that the bounds close in on, for the lr it was made with, and scaled along with it
     gamma      how fast they do
     """
 
@@ -45,7 +45,7 @@ class AdaBound(Decoupling):
         return {**super().settings(), "final_lr": self.final_lr, "gamma": self.gamma}
 
     def numbers(self, t: int, lr: float) -> dict[str, float]:
-        final = self.final_lr * lr / self.lr
+        final = self.final_lr * lr / self.initial_lr
         return super().numbers(t, lr) | {
             "lower": final * (1 - 1 / (self.gamma * t + 1)),
             "upper": final * (1 + 1 / (self.gamma * t)),
