@@ -7,6 +7,7 @@ import numpy as np
 from fastadam.arena import Arena
 from fastadam.device import Device
 from fastadam.model import Model
+from fastadam.optim import ScheduleFree
 from fastadam.optim.checks import whole
 from fastadam.schedule import ema_decay
 
@@ -81,20 +82,20 @@ class Ema(Average):
 class Extrapolated(Average):
     """The averaged weights x of schedule-free training, found where they are asked for: on the line through y and z.
 
-    z            arena of what the rule keeps beside the parameters, its y
-    to_average   where x lies on the line, 0 being y and 1 being z
+    z           arena of what the rule keeps beside the parameters, its y
+    optimizer   tells where x lies on the line, 0 being y and 1 being z
     """
 
     name = "schedulefree"
 
-    def __init__(self, model: Model, device: Device, z: Arena, to_average: float):
-        self._z, self._to_average = z, to_average
+    def __init__(self, model: Model, device: Device, z: Arena, optimizer: ScheduleFree):
+        self._z, self._optimizer = z, optimizer
         super().__init__(model, device)
 
     def settle(self) -> None:
         with self.device.running():
             x, y, z = (arena.on(self.device).flat for arena in (self.weights, self.model.parameters, self._z))
-            self.device.ops.interpolate(x, y, z, self._to_average)
+            self.device.ops.interpolate(x, y, z, self._optimizer.to_average)
 
 
 class Swa(Average):

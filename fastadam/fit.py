@@ -94,7 +94,7 @@ class Fit:
             trainer.average.epochs = 0
         warmup = round((trainer.warmup or 0.0) * self.steps_per_epoch)
         if isinstance(trainer.optimizer, ScheduleFree) and trainer.t == 0:
-            trainer.optimizer.warmup_steps = warmup + 1 if warmup else 0  # as the schedule has it
+            trainer.group["warmup_steps"] = warmup + 1 if warmup else 0  # as the schedule has it
         self.lr = Schedule(
             trainer.schedule, trainer.optimizer.lr, self.total, warmup,
             milestone_steps(trainer.milestones, self.total, self.steps_per_epoch), trainer.gamma,

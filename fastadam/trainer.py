@@ -1,6 +1,5 @@
 """Training: one step at a time, or epochs over a data set. No files, no terminal: that is ``training.py``."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from fastadam.fit import EpochRecord, Fit, whole_count
 from fastadam.kernels import rules
 from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import Optimizer, ScheduleFree, make
+from fastadam.optim.groups import ParamGroup
 from fastadam.planner import ASCENTS, DECAYS
 from fastadam.schedule import GAMMA, MILESTONES, Schedule, average_kind, check_sam, check_schedule, milestone_steps
 
@@ -27,7 +27,8 @@ BN_MOMENTUM = 0.1
 class Trainer:
     """Trains ``model`` in place.
 
-    optimizer         a name of ``fastadam.optim.OPTIMIZERS``, or an optimiser with its settings
+    optimizer         a name of ``fastadam.optim.OPTIMIZERS``, or an optimiser with its settings, which may change
+                      between steps; its lr is what a course of ``fit`` finds as it begins
     lr                learning rate for an optimiser given by name; its default if None
     batch_size        images a step of ``fit``; the last, smaller batch of an epoch is trained too
     accumulate        so many batches make a step: their gradients are added up, then the parameters updated;
@@ -86,6 +87,7 @@ class Trainer:
         self.model, self.batch_size, self.seed = model, whole_count("batch_size", batch_size), seed
         self.accumulate = whole_count("accumulate", accumulate)
         self.optimizer = _optimizer(optimizer, lr, seed)
+        self.group = ParamGroup(self.optimizer, {}, {})  # its settings as they are, and the course's own
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
         self.milestones, self.gamma = tuple(milestones), gamma
         milestone_steps(self.milestones, 1, 1)
@@ -116,7 +118,7 @@ class Trainer:
         self.average: Average | None = None
         self.swa, self.lookahead = swa, lookahead
         if isinstance(self.optimizer, ScheduleFree):
-            self.average = Extrapolated(model, self.device, self.moments["Z"], self.optimizer.to_average)
+            self.average = Extrapolated(model, self.device, self.moments["Z"], self.optimizer)
         elif ema is not None:
             self.average = Ema(model, self.device, ema)
         elif swa is not None:
@@ -167,7 +169,7 @@ class Trainer:
 
         By SAM on one, twice; its second pass leaves loss and running statistics to the first.
         """
-        loss, right, t = 0.0, 0, self.t + 1
+        loss, right, t, hyper = 0.0, 0, self.t + 1, self._made().decay_rows(self.t + 1, lr)
         self._begin()
         share = self.average.share(t) if self.average else 0.0
         parts = parts_of(count, self.settings["sam"])
@@ -177,7 +179,7 @@ class Trainer:
             again = part == "descent"
             loss_of_part, right_of_part = self.engine().run(
                 "train", feed, index, key=(self.seed, epoch), momentum=0.0 if again else BN_MOMENTUM, total=total,
-                hyper=self.optimizer.decay_rows(t, lr), share=share,
+                hyper=hyper, share=share,
                 **self.settings_for(feed, part),
             )["loss"]  # fmt: skip
             if not again:
@@ -186,6 +188,11 @@ class Trainer:
         if self.average:
             self.average.after_step(t)
         return loss, right
+
+    def _made(self) -> Optimizer:
+        """The optimiser as its settings are now. ValueError for such as make no sense, or ask for another rule."""
+        _refuse_warmup(self.optimizer)
+        return self.group.made()
 
     def _begin(self) -> None:
         """What starts as the parameters does so until the first step: the model may be given other weights."""
@@ -244,8 +251,8 @@ class Trainer:
 
     def settings_for(self, feed: Feed, part: str | None) -> dict[str, Any]:
         """What a training plan on this feed is made with: float32 images are taken as they are."""
-        settings = self.settings if feed.source == "uint8" else {**self.settings, "augment": None}
-        return plan_settings(settings, part)
+        settings = {**self.settings, "constants": self._made().constants}
+        return plan_settings(settings if feed.source == "uint8" else {**settings, "augment": None}, part)
 
     # Epochs ---------------------------------------------------------------------------------------------
 
@@ -320,15 +327,15 @@ def plan_settings(settings: Mapping[str, Any], part: str | None) -> dict[str, An
 
 def _optimizer(optimizer: str | Optimizer, lr: float | None, seed: int) -> Optimizer:
     if isinstance(optimizer, Optimizer):
-        if isinstance(optimizer, ScheduleFree):
-            if optimizer.warmup_steps:
-                raise ValueError(
-                    "a trainer warms up by epochs: pass warmup to it, and no warmup_steps to the optimiser"
-                )
-            optimizer = copy.copy(optimizer)  # the warm-up of a course will be its own
+        _refuse_warmup(optimizer)
         if lr is not None:
             raise ValueError("an optimiser has its own lr; give lr only with an optimiser's name")
         if optimizer.params or optimizer.t:
             raise ValueError("a trainer keeps parameters and moments itself; pass an optimiser made without parameters")
         return optimizer
     return make(optimizer, seed, lr=lr)
+
+
+def _refuse_warmup(optimizer: Optimizer) -> None:
+    if isinstance(optimizer, ScheduleFree) and optimizer.warmup_steps:
+        raise ValueError("a trainer warms up by epochs: pass warmup to it, and no warmup_steps to the optimiser")

@@ -163,7 +163,7 @@ def test_a_course_is_the_algorithm_with_its_warmup():
             np.testing.assert_allclose(fit.trainer.average.weights.flat, kept["x"], rtol=1e-4, atol=1e-5)
     assert record.lr == 0.02
     assert not np.allclose(want, begun, atol=0.01)
-    assert fit.trainer.optimizer.settings()["warmup_steps"] == 4
+    assert fit.trainer.group["warmup_steps"] == 4
     rates = Schedule("constant", 0.02, 8, 3)
     assert [rates(step) for step in range(8)] == pytest.approx([0.02 * min(1, t / 4) for t in range(1, 9)])
 

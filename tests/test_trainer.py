@@ -174,6 +174,64 @@ def test_settings_are_checked():
             optim.Adam(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "then"),
+    [
+        ("adam", {"lr": 0.005, "beta2": 0.9}, {}),
+        ("muon", {"lr": 0.005}, {"adamw_lr": 0.0005}),
+        ("muon", {"ns_steps": 1, "adjust_lr_fn": "match_rms_adamw", "eps": 50.0}, {}),
+        ("adabound", {"lr": 0.005}, {"final_lr": 0.05}),
+        ("schedulefree", {"lr": 0.005, "weight_decay": 0.5}, {}),
+    ],
+)
+def test_settings_of_the_optimiser_may_change_between_steps(name, change, then):
+    """As if it had been made with them; one change is seen, whatever the class."""
+    (images, labels), nets = small_data(12), [small_model() for _ in range(2)]
+    optimizer = optim.OPTIMIZERS[name](lr=0.01)
+    one = Trainer(nets[0], optimizer)
+    one.step(images, labels)
+    for key, value in change.items():
+        setattr(optimizer, key, value)
+    other = Trainer(nets[1], optim.OPTIMIZERS[name](**{"lr": 0.01, **change, **then}))
+    nets[1].load_state_dict(nets[0].state_dict())
+    for key, arena in one.moments.items():
+        other.moments[key].flat[:] = arena.flat
+    other.t = one.t
+    for trainer in (one, other):
+        trainer.step(images, labels)
+    assert nets[0].parameters.flat.tobytes() == nets[1].parameters.flat.tobytes()
+
+
+def test_another_beta1_is_another_average():
+    optimizer, (images, labels) = optim.ScheduleFree(), small_data(12)
+    trainer = Trainer(small_model(), optimizer)
+    trainer.step(images, labels)
+    trainer.step(images, labels)
+    optimizer.beta1 = 0.5
+    trainer.averaged_state_dict()
+    y, z = trainer.model.parameters.flat, trainer.moments["Z"].flat
+    np.testing.assert_allclose(trainer.average.weights.flat, y - (z - y), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "words"),
+    [
+        ("adam", "amsgrad", True, "these settings ask for the rule amsgrad"),
+        ("adam", "beta1", 1.0, "beta1 must be"),
+        ("muon", "ns_steps", 0, "ns_steps must be a whole number from 1 to 99, it is 0"),
+        ("schedulefree", "warmup_steps", 5, "a trainer warms up by epochs"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused(name, setting, value, words):
+    (images, labels), optimizer, model = small_data(12), optim.OPTIMIZERS[name](), small_model()
+    trainer, before = Trainer(model, optimizer), model.parameters.flat.copy()
+    setattr(optimizer, setting, value)
+    with pytest.raises(ValueError, match=words):
+        trainer.step(images, labels)
+    assert trainer.t == 0
+    assert (model.parameters.flat == before).all()
+
+
 def test_fitting_twice_goes_on():
     """The second course keeps the moments and their step count, and draws new numbers."""
     data, model = small_data(48), small_model()

@@ -14,7 +14,7 @@ class ScheduleFree(Moments):
     The parameters are the paper's y, where gradients are to be taken. What is to be evaluated and kept are the
     averaged weights x: ``averaged()``. Batch norms need running statistics of their own for these.
 
-    beta1          share of x in y, above 0: x is found from y and z
+    beta1          share of x in y, above 0: x is found from y and z, so that another one between steps means another x
     weight_decay   decoupled: acts on y, times lr
     warmup_steps   the rate rises to lr in so many steps, and stays; weights count by the square of their rate
     """
