@@ -22,8 +22,8 @@ from fastadam.kernels.cpu.simd import IR_VECTOR, WIDTH, element, load_ir, splat_
 PANEL = 16
 """Columns of B in a panel; a panel is stored k by k, 16 floats each, padded with zeros."""
 
-TILE_ROWS = {16: 12, 8: 6, 4: 3}[WIDTH]
-"""Rows of a tile: as many accumulators as registers allow beside the operands."""
+TILE_ROWS = {16: 16, 8: 6, 4: 3}[WIDTH]
+"""Rows of a tile: as many accumulators as registers allow beside the operands; 16 of 32, as channels come in 16s."""
 
 _VECTORS = PANEL // WIDTH
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -48,7 +48,7 @@ class _Strides:
         found = []
         for pointer in pointers:
             found += [pointer, builder.gep(pointer, [self._row_step]), builder.gep(pointer, [double])]
-        return [builder.load(p) for p in found], [builder.gep(p, [self._col_step]) for p in pointers]
+        return [builder.load(p) for p in found[:TILE_ROWS]], [builder.gep(p, [self._col_step]) for p in pointers]
 
 
 class _Tables:
