@@ -9,7 +9,7 @@ from numba import cuda, float32, uint32
 
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.launch import Launch, blocks_of
-from fastadam.kernels.cuda.ptx import ZERO
+from fastadam.kernels.cuda.ptx import ZERO, ZERO4, add_each, load4, store4
 
 THREADS = 128
 
@@ -20,6 +20,15 @@ MANY_THREADS = COLUMNS * SLOTS
 
 MANY = 16
 """Tiles from which on several threads add them up."""
+
+QUADS, QUAD_SLOTS = 32, 8
+"""Four numbers each that a block of ``add_tile_quads`` adds up, and threads for each."""
+
+QUAD_THREADS = QUADS * QUAD_SLOTS
+QUAD_NUMBERS = 4 * QUAD_THREADS
+
+LARGE = 1 << 15
+"""Numbers from which on there are enough of fours."""
 
 
 @device
@@ -80,6 +89,30 @@ def add_many_tiles(out, part, tiles, size, count):
         out[i] = total
 
 
+@kernel(QUAD_THREADS)
+def add_tile_quads(out, part, tiles, size, count):
+    """As ``add_tiles``, four numbers a thread, and eight threads share out the tiles: memory is kept busy."""
+    shared = cuda.shared.array(QUAD_NUMBERS, float32, alignment=16)
+    t = uint32(cuda.threadIdx.x)
+    slot = uint32(t // uint32(QUADS))
+    i = uint32(uint32(cuda.blockIdx.x * QUADS + t % uint32(QUADS)) * uint32(4))
+    total = ZERO4
+    if i < count:
+        at = uint32(uint32(i // size) * uint32(tiles * size) + uint32(i % size) + slot * size)
+        while slot < tiles:
+            total = add_each(total, load4(part, at))
+            at = uint32(at + uint32(QUAD_SLOTS) * size)
+            slot = uint32(slot + uint32(QUAD_SLOTS))
+    store4(shared, uint32(t * uint32(4)), total)
+    cuda.syncthreads()
+    if t < uint32(QUADS) and i < count:
+        at = uint32(t * uint32(4))
+        for _ in range(QUAD_SLOTS - 1):
+            at = uint32(at + uint32(4 * QUADS))
+            total = add_each(total, load4(shared, at))
+        store4(out, i, total)
+
+
 @kernel(THREADS)
 def join_moments(out, part, lanes, tiles, samples, pixels, rows, channels):
     """(L, T, 3, C) of tiles to (L, 3, C) of lanes, about the pivot of the first tile.
@@ -115,7 +148,10 @@ def join_moments(out, part, lanes, tiles, samples, pixels, rows, channels):
 def add_launch(out, part, lanes, tiles, size):
     """The launch that adds tiles up."""
     count = lanes * size
-    kernel, each = (add_tiles, THREADS) if tiles < MANY else (add_many_tiles, COLUMNS)
+    if count >= LARGE and size % 4 == 0:
+        kernel, each = add_tile_quads, 4 * QUADS
+    else:
+        kernel, each = (add_tiles, THREADS) if tiles < MANY else (add_many_tiles, COLUMNS)
     return Launch(kernel, blocks_of(count, each), (out, part, tiles, size, count))
 
 
