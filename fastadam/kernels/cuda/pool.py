@@ -16,6 +16,7 @@ from fastadam.kernels.cuda.rows import (
     add_products,
     block_sum,
     finish_row4,
+    finish_seen4,
     give4,
     pending4,
     pixels_of,
@@ -104,35 +105,39 @@ def _unmax(
             i1, i2 = uint32(i0 + C), uint32(i0 + W * C)
             i3 = uint32(i2 + C)
             right, below = uint32(w + ONE) < W, uint32(h + ONE) < H
-            d0 = d1 = d2 = d3 = ZERO4
+            d0 = d1 = d2 = d3 = v1 = v2 = ZERO4
+            # each number of x is read once, for the maximum and for the mask
+            v0 = pending4(x, i0, c, C, scale, shift, act)
+            if right:
+                v1 = pending4(x, i1, c, C, scale, shift, act)
+            if below:
+                v2 = pending4(x, i2, c, C, scale, shift, act)
             if right and below:
+                v3 = pending4(x, i3, c, C, scale, shift, act)
                 at = uint32(uint32(n * uint32(H >> ONE) + uint32(h >> ONE)) * uint32(W >> ONE) + uint32(w >> ONE))
                 d = take4(dy, uint32(at * C + c), c, C)
-                v0, v1 = pending4(x, i0, c, C, scale, shift, act), pending4(x, i1, c, C, scale, shift, act)
-                v2, v3 = pending4(x, i2, c, C, scale, shift, act), pending4(x, i3, c, C, scale, shift, act)
                 a, b = _given(d[0], v0[0], v1[0], v2[0], v3[0]), _given(d[1], v0[1], v1[1], v2[1], v3[1])
                 e, f = _given(d[2], v0[2], v1[2], v2[2], v3[2]), _given(d[3], v0[3], v1[3], v2[3], v3[3])
                 d0, d1 = (a[0], b[0], e[0], f[0]), (a[1], b[1], e[1], f[1])
                 d2, d3 = (a[2], b[2], e[2], f[2]), (a[3], b[3], e[3], f[3])
-            d0 = finish_row4(dx, d0, x, scale, shift, base, i0, c, C, act, has_base)
+                d3 = finish_seen4(dx, d3, v3, base, i3, c, C, act, has_base)
+                s = plus4(s, d3)
+                if has_of:
+                    q = add_products(q, d3, of, middle, i3, c, C)
+            d0 = finish_seen4(dx, d0, v0, base, i0, c, C, act, has_base)
             s = plus4(s, d0)
             if has_of:
                 q = add_products(q, d0, of, middle, i0, c, C)
             if right:
-                d1 = finish_row4(dx, d1, x, scale, shift, base, i1, c, C, act, has_base)
+                d1 = finish_seen4(dx, d1, v1, base, i1, c, C, act, has_base)
                 s = plus4(s, d1)
                 if has_of:
                     q = add_products(q, d1, of, middle, i1, c, C)
             if below:
-                d2 = finish_row4(dx, d2, x, scale, shift, base, i2, c, C, act, has_base)
+                d2 = finish_seen4(dx, d2, v2, base, i2, c, C, act, has_base)
                 s = plus4(s, d2)
                 if has_of:
                     q = add_products(q, d2, of, middle, i2, c, C)
-            if right and below:
-                d3 = finish_row4(dx, d3, x, scale, shift, base, i3, c, C, act, has_base)
-                s = plus4(s, d3)
-                if has_of:
-                    q = add_products(q, d3, of, middle, i3, c, C)
             window = uint32(window + slots)
             left = uint32(left - slots) if left > slots else uint32(0)
     if has_sums:

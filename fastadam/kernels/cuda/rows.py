@@ -84,13 +84,21 @@ def pending4(a, i, c, C, scale, shift, act):
 @device
 def finish_row4(dx, d, x, scale, shift, base, i, c, C, act, has_base):
     """The tail of a backward at i, channels c .. c + 3: writes dx there and returns it."""
-    b = take4(base, i, c, C) if has_base else ZERO4
-    if act & FOUR:
-        d = plus4(d, b)
+    v = ZERO4
     if act & TWO:
         v = take4(x, i, c, C)
         if act & ONE:
             v = scaled4(v, take4(scale, c, c, C), take4(shift, c, c, C))
+    return finish_seen4(dx, d, v, base, i, c, C, act, has_base)
+
+
+@device
+def finish_seen4(dx, d, v, base, i, c, C, act, has_base):
+    """The same where the ReLU's argument, or its value, is at hand: v."""
+    b = take4(base, i, c, C) if has_base else ZERO4
+    if act & FOUR:
+        d = plus4(d, b)
+    if act & TWO:
         d = cut4(d, v)
     if not act & FOUR:
         d = plus4(d, b)
