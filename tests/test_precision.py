@@ -13,6 +13,7 @@ from fastadam.kernels import OPS, cuda
 PRODUCTS = ("linear_forward", "linear_backward", "conv2d_forward", "conv2d_backward")
 REDUCED = ("tf32", "bf16")
 CAPABILITIES = ((8, 0), (9, 0))
+MODULES = ("implicit", "implicit_weights", "patch_conv", "patch_weights")
 
 
 def test_float32_is_the_package_itself():
@@ -50,9 +51,23 @@ def product_kernels(name):
             for launch in getattr(cuda.with_precision(name), case.op).launches(*slots, *case.scalars.values()):
                 function = launch.kernel.py_func
                 key = function.__module__.rpartition(".")[2], function.__name__, launch.kernel.threads
-                if key[0] in ("implicit", "implicit_weights") or key[1].startswith("linear"):
+                if key[0] in MODULES or key[1].startswith("linear"):
                     found[key] = launch.kernel, signature(launch)
+                    for tile, other in large_tiles(launch.kernel):
+                        found[(*key, tile)] = other, signature(launch)
     return found
+
+
+def large_tiles(kernel):
+    """(tile, kernel) of what takes the same arguments where there are more pixels or channels than in cases."""
+    from fastadam.kernels.cuda import patch_conv
+
+    for kernels in (patch_conv.FORWARD, patch_conv.DATA):
+        for (_, precision), one in kernels.items():
+            if one is kernel:
+                for (tile, its), other in kernels.items():
+                    if its is precision and other is not one:
+                        yield tile, other
 
 
 def compiled(name_and_key):
@@ -82,6 +97,7 @@ def test_products_run_on_tensor_cores():
         for (name, key), texts in zip(keys, pool.map(compiled, keys), strict=True):
             for capability, text in texts.items():
                 assert f".target sm_{capability[0]}{capability[1]}" in text
-                assert re.search(rf"mma\.sync\.\S+\.{name}\.{name}\.f32", text), key
+                numbers = "tf32" if key[0] == "patch_weights" else name  # see there
+                assert re.search(rf"mma\.sync\.\S+\.{numbers}\.{numbers}\.f32", text), key
                 for unwanted in (r"\.f64", r"\.local"):
                     assert not re.search(unwanted, text), f"{key} in {name} for {capability}: {unwanted}"

@@ -5,6 +5,8 @@
 | 3 x 3  | 1      | multiples of 4, 16 at least | tiles of 4 x 4 mostly full  | winograd  |
 | other  |        |                             |                             | implicit  |
 
+On tensor cores 3 x 3 taps of stride 1 and padding 1 go by patches, where images are whole ones; all others implicitly.
+
 Winograd multiplies 36 times a tile where a direct product multiplies 9 times a pixel, a quarter for a full tile; its
 transforms cost about as much again, in memory traffic, however many channels share it.
 """
@@ -27,6 +29,9 @@ TENSOR_DATA = {(64, 128): 1.0, (128, 64): 0.85, (64, 64): 0.75}
 A tile of 128 x 128 would take more registers than there are for dx.
 """
 
+PATCHES = {(128, 128): 1.0, (256, 64): 0.95, (128, 64): 0.8}
+"""The same by patches, forward and for dx: there filters are the most that is read, by fewer blocks of more pixels."""
+
 SMS = 132
 """Multiprocessors that the work is cut for, on any device."""
 
@@ -38,6 +43,12 @@ WEIGHTS_ROWS = (64, 128)
 
 LEAST_STEPS = 16
 """Tiles that a block adds up at the least: fewer cost less than to write its sums and add them to others."""
+
+STRIP_BLOCKS = 2
+"""Blocks of ``patch_weights.py`` that a multiprocessor holds at once."""
+
+LEAST_STRIPS = 4
+"""Strips of pixels that such a block adds up at the least."""
 
 
 def bounds(BM, BN):
@@ -51,6 +62,21 @@ def uses_winograd(kernel, stride, out, c, oc):
     if tuple(kernel) != (3, 3) or stride != 1 or c % 4 or oc % 4 or min(c, oc) < LEAST_CHANNELS:
         return False
     return 36 * TRANSFORMS * blocks_of(out[0], 4) * blocks_of(out[1], 4) < 9 * out[0] * out[1]
+
+
+def _within(kernel, stride, pad):
+    """Whether an output of 3 x 3 taps has the pixels of its image."""
+    return tuple(kernel) == (3, 3) and stride == pad == 1
+
+
+def uses_patches(kernel, stride, pad, H, W, c, n):
+    """Whether tensor cores do it by patches, see ``patches.py``: ``n`` channels, sums over ``c``; images (H, W)."""
+    return _within(kernel, stride, pad) and not (H % 8 or W % 8 or c % 8 or n % 4)
+
+
+def uses_strips(kernel, stride, pad, H, W, c, oc):
+    """Whether they do dw by strips, see ``patch_weights.py``."""
+    return _within(kernel, stride, pad) and not (H % 4 or W % 8 or c % 4 or oc % 4) and c >= LEAST_CHANNELS
 
 
 def forward_tiles(bf16):
@@ -84,3 +110,8 @@ def shares(blocks, steps):
     As many as multiprocessors hold at once: then none waits for a last one.
     """
     return max(1, min(SMS * BLOCKS // blocks, steps // LEAST_STEPS))
+
+
+def strip_shares(blocks, strips):
+    """The same for the blocks and strips of ``patch_weights.py``."""
+    return max(1, min(SMS * STRIP_BLOCKS // blocks, strips // LEAST_STRIPS))

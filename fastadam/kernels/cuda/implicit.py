@@ -15,11 +15,11 @@ from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch, join_launch, lane_start, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch
 from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
-from fastadam.kernels.cuda.ptx import ZERO8, add_each, multiply_add_each
+from fastadam.kernels.cuda.ptx import ZERO8
 from fastadam.kernels.cuda.tiles import (
     BK,
     fetch4,
-    finish4,
+    finish_pixel,
     minus8,
     put_column_sums,
     put_tile,
@@ -71,16 +71,10 @@ def _pixel(row, end, of_class):
 
 @device
 def _finish_row(s, q, minus, dx, tail, options, row, end, of_class, n, half_n, C, d):
-    """The tail of a row of the thread's, and its terms of both sums; ``minus`` is -centre."""
+    """``finish_pixel`` of a row of the thread's."""
     pixel = _pixel(row, end, of_class)
     if pixel != NOWHERE:
-        wide, n2, after = C & THREE == NOUGHT, uint32(n + half_n), uint32(pixel + ONE)
-        low = finish4(dx, tail, options, pixel, n, C, wide, d[0:4])
-        v = low + finish4(dx, tail, options, pixel, n2, C, wide, d[4:8])
-        s = add_each(s, v)
-        if options[2]:
-            r = fetch4(tail[4], pixel, n, after, C, C, wide) + fetch4(tail[4], pixel, n2, after, C, C, wide)
-            q = multiply_add_each(q, v, add_each(r, minus))
+        s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half_n, C, C & THREE == NOUGHT, d)
     return s, q
 
 
@@ -166,13 +160,13 @@ def forward(y, moments, x, scale, shift, w, act, stride, pad, bf16=FLOAT32):
 
 
 def backward(
-    dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad, bf16=FLOAT32
+    dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad
 ):  # fmt: skip
-    """Launches of ``conv2d_backward``."""
-    yield from implicit_weights.weights(dw, dz, raw, gscale, ga, gb, x, scale, shift, act, gact, stride, pad, bf16)
+    """Launches of ``conv2d_backward`` in float32."""
+    yield from implicit_weights.weights(dw, dz, raw, gscale, ga, gb, x, scale, shift, act, gact, stride, pad)
     if dx.size:
         tensors = dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
-        yield from data(dx, sums, *tensors, act, gact, stride, pad, bf16)
+        yield from data(dx, sums, *tensors, act, gact, stride, pad)
 
 
 def data(dx, sums, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, stride, pad, bf16=FLOAT32):

@@ -6,7 +6,7 @@ Numba's simulator has none of it: there the float32 kernels are tested.
 from fastadam.kernels.cuda.jit import SIMULATED
 
 if SIMULATED:
-    load2_at = store2 = to_tf32 = pack_bf16 = mma_tf32 = mma_bf16 = None
+    load2_at = store2 = to_tf32 = pack_bf16 = mma_tf32 = mma_bf16 = mma_plain = None
 
 else:
     from llvmlite import ir
@@ -100,3 +100,29 @@ else:
         return mma
 
     mma_tf32, mma_bf16 = _mma("tf32", 2), _mma("bf16", 1)
+
+    @intrinsic
+    def mma_plain(typingctx, acc, a, b):
+        """acc + A B in TF32: 4 m words of A, 2 n of B, 4 m n sums, row-major, of fragments as the instruction's."""
+        m, n = a.count // 4, b.count // 2
+        if acc.count != 4 * m * n:
+            raise TypeError(f"{acc.count} sums for {m} x {n} fragments")
+        text = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+        text += "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"
+        kind = ir.FunctionType(ir.LiteralStructType([_FLOAT] * 4), [_INT] * 6 + [_FLOAT] * 4)
+
+        def codegen(context, builder, sig, args):
+            total, xs, ys = args
+            asm = ir.InlineAsm(kind, text, ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4), side_effect=True)
+            xs = [builder.bitcast(builder.extract_value(xs, k), _INT) for k in range(4 * m)]
+            ys = [builder.bitcast(builder.extract_value(ys, k), _INT) for k in range(2 * n)]
+            for i in range(m):
+                for j in range(n):
+                    at = 4 * (i * n + j)
+                    sums = [builder.extract_value(total, at + k) for k in range(4)]
+                    done = builder.call(asm, xs[4 * i : 4 * i + 4] + ys[2 * j : 2 * j + 2] + sums)
+                    for k in range(4):
+                        total = builder.insert_value(total, builder.extract_value(done, k), at + k)
+            return total
+
+        return acc(acc, a, b), codegen

@@ -244,16 +244,23 @@ def finish4(dx, tail, options, row, c, C, wide, d):
 
 
 @device
+def finish_pixel(s, q, minus, dx, tail, options, row, n, half_n, C, wide, d):
+    """The tail of the thread's columns of a row, and its terms of both sums; ``minus`` is -centre."""
+    n2 = uint32(n + half_n)
+    v = finish4(dx, tail, options, row, n, C, wide, d[0:4]) + finish4(dx, tail, options, row, n2, C, wide, d[4:8])
+    s = add_each(s, v)
+    if options[2]:
+        end = uint32(row + ONE)
+        r = fetch4(tail[4], row, n, end, C, C, wide) + fetch4(tail[4], row, n2, end, C, C, wide)
+        q = multiply_add_each(q, v, add_each(r, minus))
+    return s, q
+
+
+@device
 def _finish_row(s, q, minus, dx, tail, options, first, m, rows, n, half_n, C, wide, d):
-    """A row of the thread's, m of the tile, and its terms of both sums; ``minus`` is -centre."""
+    """``finish_pixel`` of a row, m of the tile."""
     if m < rows:
-        row, n2 = uint32(first + m), uint32(n + half_n)
-        v = finish4(dx, tail, options, row, n, C, wide, d[0:4]) + finish4(dx, tail, options, row, n2, C, wide, d[4:8])
-        s = add_each(s, v)
-        if options[2]:
-            end = uint32(row + ONE)
-            r = fetch4(tail[4], row, n, end, C, C, wide) + fetch4(tail[4], row, n2, end, C, C, wide)
-            q = multiply_add_each(q, v, add_each(r, minus))
+        s, q = finish_pixel(s, q, minus, dx, tail, options, uint32(first + m), n, half_n, C, wide, d)
     return s, q
 
 
