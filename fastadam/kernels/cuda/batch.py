@@ -1,7 +1,7 @@
 """From stored images to a batch: normalised, NHWC, augmented by a pure function of (seed, epoch, sample)."""
 
 import numpy as np
-from numba import cuda, float32, uint32
+from numba import cuda, float32, uint32, uint64
 
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.launch import Launch, blocks_of, op
@@ -10,52 +10,78 @@ from fastadam.kernels.cuda.random import mix, sample_stream
 
 THREADS = 256
 
-FLIP, CROP_Y, CROP_X, CUT_Y, CUT_X = map(np.uint64, range(5))
+DRAWS = 5
+FLIP, CROP_Y, CROP_X, CUT_Y, CUT_X = map(uint32, range(DRAWS))
 """Which random number of a sample decides what."""
 
-S32, S63, ONE64 = map(np.uint64, (32, 63, 1))
+GROUP = 4
+"""Channels that a block puts in order at a time."""
+
+STAGED = THREADS * (GROUP + 1)
+
+S32, ONE, TOP = np.uint64(32), uint32(1), uint32(31)
 FULL = np.float32(255)
 
 
 @device
-def _draw(stream, which, count):
-    """An integer in 0 .. count - 1 from the sample's stream."""
-    return uint32(uint32(mix(stream ^ which) >> S32) % count)
+def _draw(stream, which, crop, H, W):
+    """Whether a sample is mirrored, 0 or 1; its shifts, 0 .. 2 * crop; the pixel that its hole is about."""
+    bits = uint32(mix(stream ^ uint64(which)) >> S32)
+    if which == FLIP:
+        return uint32(bits >> TOP)
+    if which == CROP_Y or which == CROP_X:
+        return uint32(bits % uint32(crop + crop + ONE))
+    return uint32(bits % (H if which == CUT_Y else W))
 
 
 @kernel(THREADS)
-def _prepare(y, images, index, key, mean, rstd, flip, crop, cutout, size, H, W, C):
-    """A thread makes one number of y; neighbours write side by side.
+def _prepare(y, images, index, key, mean, rstd, flip, crop, cutout, tiles, H, W, C):
+    """A block has pixels of one sample, a thread a pixel: planes are read row by row, and y is written in its order.
 
     Places are unsigned: what is left of or above an edge wraps round and is beyond the other one.
     """
-    i = uint32(cuda.grid(1))
-    if i >= size:
-        return
-    c, pixel = uint32(i % C), uint32(i // C)
-    w, row = uint32(pixel % W), uint32(pixel // W)
-    h, n = uint32(row % H), uint32(row // H)
+    drawn = cuda.shared.array(DRAWS, uint32)
+    staged = cuda.shared.array(STAGED, float32)
+    t, block = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+    n, first, plane = uint32(block // tiles), uint32(uint32(block % tiles) * uint32(THREADS)), uint32(H * W)
+    pixel, pixels = uint32(first + t), min(uint32(THREADS), uint32(plane - first))
     sample = index[n]
-    stream = sample_stream(key, sample)
+    if t < uint32(DRAWS):
+        drawn[t] = _draw(sample_stream(key, sample), t, crop, H, W)
+    cuda.syncthreads()
+    h, w = uint32(pixel // W), uint32(pixel % W)
     down, right, cut = h, w, False
-    if flip and mix(stream ^ FLIP) >> S63 == ONE64:
-        right = uint32(W - uint32(1) - w)
+    if flip and drawn[FLIP]:
+        right = uint32(W - ONE - w)
     if crop:
-        shifts = uint32(crop + crop + uint32(1))
-        down = uint32(down + _draw(stream, CROP_Y, shifts) - crop)
-        right = uint32(right + _draw(stream, CROP_X, shifts) - crop)
+        down, right = uint32(down + drawn[CROP_Y] - crop), uint32(right + drawn[CROP_X] - crop)
     if cutout:
-        half = uint32(cutout >> uint32(1))
-        below = uint32(h + half - _draw(stream, CUT_Y, H))
-        cut = below < cutout and uint32(w + half - _draw(stream, CUT_X, W)) < cutout
-    value = ZERO
-    if not cut:
-        if down < H and right < W:
-            at = uint32(uint32(uint32(uint32(uint32(sample) * C + c) * H + down) * W) + right)
-            value = float32(images[at])
-        offset, _ = exact_product(-mean[c], rstd[c])  # rounded, so that the other product is fused, as on the CPU
-        value = value * (rstd[c] / FULL) + offset
-    y[i] = value
+        half = uint32(cutout >> ONE)
+        cut = uint32(h + half - drawn[CUT_Y]) < cutout and uint32(w + half - drawn[CUT_X]) < cutout
+    there = t < pixels and down < H and right < W
+    at, to = uint32(uint32(sample) * C * plane + down * W + right), uint32(uint32(n * plane + first) * C)
+    c = uint32(0)
+    while c < C:
+        count = min(uint32(GROUP), uint32(C - c))
+        pitch = uint32(count | ONE)  # odd: no bank conflicts
+        for k in range(count):
+            value = ZERO
+            if not cut:
+                if there:
+                    value = float32(images[at])
+                # the offset is rounded, so that the other product is fused, as on the CPU
+                offset, _ = exact_product(-mean[c], rstd[c])
+                value = value * (rstd[c] / FULL) + offset
+            staged[uint32(t * pitch + k)] = value
+            at, c = uint32(at + plane), uint32(c + ONE)
+        cuda.syncthreads()
+        j = t
+        while j < uint32(pixels * count):
+            p, k = uint32(j // count), uint32(j % count)
+            y[uint32(to + p * C + k)] = staged[uint32(p * pitch + k)]
+            j = uint32(j + uint32(THREADS))
+        cuda.syncthreads()
+        to = uint32(to + count)
 
 
 @op
@@ -72,9 +98,10 @@ def batch_prepare(y, images, index, key, mean, rstd, flip, crop, cutout):
     cutout                         a square of that side, centred anywhere, set to 0 after normalisation
                                    (DeVries & Taylor 2017); 0 for none
     """
-    _, H, W, C = y.shape
-    arguments = y, images, index, key, mean, rstd, bool(flip), int(crop), int(cutout), y.size, H, W, C
-    yield Launch(_prepare, blocks_of(y.size, THREADS), arguments)
+    N, H, W, C = y.shape
+    tiles = blocks_of(H * W, THREADS)
+    arguments = y, images, index, key, mean, rstd, bool(flip), int(crop), int(cutout), tiles, H, W, C
+    yield Launch(_prepare, N * tiles, arguments)
 
 
 @kernel(THREADS)
