@@ -145,6 +145,9 @@ CONVOLUTIONS = (
     (2, 9, 4, 48, 16, 3, 1, 2),
     (4, 30, 31, 3, 10, 3, 1, 1),  # so many pixels that GPUs share out a lane's
     (3, 16, 24, 64, 68, 3, 1, 1),  # whole patches of 8 x 8 pixels, as tensor cores take them
+    (5, 8, 16, 3, 12, 3, 1, 1),  # from here on as images, whose rows make up tiles
+    (3, 4, 32, 3, 68, 3, 1, 1),
+    (3, 768, 4, 3, 8, 3, 1, 1),  # with several strips a share
 )
 
 

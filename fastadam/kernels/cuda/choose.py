@@ -3,6 +3,7 @@
 | kernel | stride | channels in and out         | output                      | algorithm |
 |--------|--------|-----------------------------|-----------------------------|-----------|
 | 3 x 3  | 1      | multiples of 4, 16 at least | tiles of 4 x 4 mostly full  | winograd  |
+| 3 x 3  | 1      | 3 in, padding 1             | see ``is_of_images``        | images    |
 | other  |        |                             |                             | implicit  |
 
 On tensor cores 3 x 3 taps of stride 1 and padding 1 go by patches, where images are whole ones; all others implicitly.
@@ -77,6 +78,25 @@ def uses_patches(kernel, stride, pad, H, W, c, n):
 def uses_strips(kernel, stride, pad, H, W, c, oc):
     """Whether they do dw by strips, see ``patch_weights.py``."""
     return _within(kernel, stride, pad) and not (H % 4 or W % 8 or c % 4 or oc % 4) and c >= LEAST_CHANNELS
+
+
+IMAGE_TILE = 128
+"""Pixels of a block where an image is convolved."""
+
+IMAGE_BLOCKS = 2
+"""Blocks for dw of an image, of 128 threads, that a multiprocessor holds at once: of 255 registers each."""
+
+
+def is_of_images(kernel, stride, pad, image, c, oc):
+    """Whether a convolution of images of so many rows and columns has kernels of its own: whole rows make a tile."""
+    H, W = image
+    few = _within(kernel, stride, pad) and c == 3 and oc % 4 == 0
+    return few and W % 4 == IMAGE_TILE // 2 % W == H * W % IMAGE_TILE == 0
+
+
+def image_shares(blocks):
+    """Into how many shares the sum over strips for dw of an image is split, for ``blocks`` blocks of each."""
+    return max(1, SMS * IMAGE_BLOCKS // blocks)
 
 
 def forward_tiles(bf16):

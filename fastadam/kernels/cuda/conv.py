@@ -1,12 +1,16 @@
 """Convolution: the two ops, each by the algorithm that ``choose`` names for its shape."""
 
-from fastadam.kernels.cuda import implicit, winograd
-from fastadam.kernels.cuda.choose import uses_winograd
+from fastadam.kernels.cuda import images, implicit, winograd
+from fastadam.kernels.cuda.choose import is_of_images, uses_winograd
 from fastadam.kernels.cuda.launch import op
 
 
 def _by_winograd(w, y, stride):
     return uses_winograd(w.shape[:2], stride, y.shape[1:3], w.shape[2], w.shape[3])
+
+
+def _by_images(w, x, stride, pad):
+    return is_of_images(w.shape[:2], stride, pad, x.shape[1:3], w.shape[2], w.shape[3])
 
 
 @op
@@ -21,6 +25,8 @@ def conv2d_forward(y, moments, x, scale, shift, w, act, stride, pad):
     """
     if _by_winograd(w, y, stride):
         yield from winograd.forward(y, moments, x, scale, shift, w, act, pad)
+    elif _by_images(w, x, stride, pad):
+        yield from images.forward(y, moments, x, scale, shift, w, act)
     else:
         yield from implicit.forward(y, moments, x, scale, shift, w, act, stride, pad)
 
@@ -42,5 +48,10 @@ def conv2d_backward(
     arrays = dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
     if _by_winograd(w, dz, stride):
         yield from winograd.backward(*arrays, act, gact, pad)
+    elif _by_images(w, x, stride, pad):
+        yield from images.weights(dw, dz, raw, gscale, ga, gb, x, scale, shift, act, gact)
+        if dx.size:
+            tensors = dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre
+            yield from implicit.data(dx, sums, *tensors, act, gact, stride, pad)
     else:
         yield from implicit.backward(*arrays, act, gact, stride, pad)

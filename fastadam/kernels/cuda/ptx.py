@@ -59,6 +59,9 @@ if SIMULATED:
         for k in range(4):
             a[i + k] = v[k]
 
+    def store4_at(a, i, offset, v):
+        store4(a, i + offset, v)
+
     def store_rows(arrays, i, rows):
         for k, row in enumerate(rows):
             for a, v in zip(arrays, row, strict=True):
@@ -225,6 +228,17 @@ else:
             return context.get_dummy_value()
 
         return types.void(a, i, v), codegen
+
+    @intrinsic
+    def store4_at(typingctx, a, i, offset, v):
+        """``store4`` to i + offset; a constant offset lands in the instruction."""
+
+        def codegen(context, builder, sig, args):
+            values = [builder.extract_value(args[3], k) for k in range(4)]
+            _store_vector(builder, address(context, builder, sig.args[0], *args[:3]), values)
+            return context.get_dummy_value()
+
+        return types.void(a, i, offset, v), codegen
 
     @intrinsic
     def store_at(typingctx, a, i, offset, v):

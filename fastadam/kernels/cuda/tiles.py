@@ -23,9 +23,11 @@ from fastadam.kernels.cuda.ptx import (
     add_each,
     load4,
     load4_at,
+    load_at,
     multiply_add_each,
     outer_add,
     store4,
+    store4_at,
 )
 
 BK = 8
@@ -35,6 +37,7 @@ ONE = uint32(1)
 TWO = uint32(2)
 THREE = uint32(3)
 FOUR = uint32(4)
+SIXTEEN = uint32(16)
 
 
 # Product ----------------------------------------------------------------------------------------------------
@@ -125,9 +128,16 @@ def put4(c, row, col, rows, cols, ld, wide, v):
 
 @device
 def put_row(c, m, n, half_n, M, N, wide, v):
-    """A row of the thread's: columns n .. n + 3 and n + half_n .. of c (M, N)."""
-    put4(c, m, n, M, N, N, wide, v[0:4])
-    put4(c, m, uint32(n + half_n), M, N, N, wide, v[4:8])
+    """A row of the thread's: columns n .. n + 3 and n + half_n .. of c (M, N), what is inside of it."""
+    if wide:
+        if m < M and n < N:
+            i = uint32(m * N + n)
+            store4(c, i, v[0:4])
+            if uint32(n + half_n) < N:
+                store4_at(c, i, half_n, v[4:8])
+    else:
+        put4(c, m, n, M, N, N, False, v[0:4])
+        put4(c, m, uint32(n + half_n), M, N, N, False, v[4:8])
 
 
 @device
@@ -149,9 +159,12 @@ def put_tile(c, m, n, half_m, half_n, M, N, wide, acc):
 
 @device
 def put_column_sums(part, at, sa, sb, ty, tx, n0, N, BM, BN, first, second):
-    """part[at + n] and part[at + N + n]: two sums by column over the block, from each thread's for its columns."""
+    """part[at + n] and part[at + N + n]: two sums by column over the block, from each thread's for its columns.
+
+    Odd rows have groups of sixteen columns swapped: a quarter of a warp stores to both, at once.
+    """
     t = uint32(cuda.threadIdx.x)
-    i = uint32(ty * uint32(BN) + tx * FOUR)
+    i = uint32(ty * uint32(BN) + ((tx * FOUR) ^ ((ty & ONE) * SIXTEEN)))
     cuda.syncthreads()
     store4(sa, i, first[0:4])
     store4(sa, uint32(i + uint32(BN // 2)), first[4:8])
@@ -160,11 +173,11 @@ def put_column_sums(part, at, sa, sb, ty, tx, n0, N, BM, BN, first, second):
     cuda.syncthreads()
     if t < uint32(BN) and uint32(n0 + t) < N:
         p = q = ZERO
-        i = t
-        for _ in range(BM // 8):
-            p += sa[i]
-            q += sb[i]
-            i = uint32(i + uint32(BN))
+        i, j = t, uint32(t ^ SIXTEEN)
+        for _ in range(BM // 32):
+            p = p + load_at(sa, i, 0) + load_at(sa, j, BN) + load_at(sa, i, 2 * BN) + load_at(sa, j, 3 * BN)
+            q = q + load_at(sb, i, 0) + load_at(sb, j, BN) + load_at(sb, i, 2 * BN) + load_at(sb, j, 3 * BN)
+            i, j = uint32(i + uint32(4 * BN)), uint32(j + uint32(4 * BN))
         to = uint32(at + n0 + t)
         part[to] = p
         part[uint32(to + N)] = q
