@@ -24,7 +24,7 @@ from fastadam.kernels.cuda.mma import (
     stash_rows,
 )
 from fastadam.kernels.cuda.pending import cut
-from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, load4_at
+from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, kept, load4, load4_at
 from fastadam.kernels.cuda.tiles import BK, fetch4, put_tile
 from fastadam.kernels.cuda.windows import (
     EIGHT,
@@ -90,6 +90,17 @@ def _narrow4(x, s, h, act, place, left, tap, image, span, stride, size):
     return (v0, v1, v2, v3), _on(place, stride, span, stride, size)
 
 
+@device
+def _pending4(r, dz, raw, there, at, gact):
+    """Four numbers of dz, zeros if they are not there, and with gact of raw, else r: who is not there, needs none."""
+    d = ZERO4
+    if there:
+        d = load4(dz, at)
+        if gact:
+            r = load4(raw, at)
+    return d, r
+
+
 def make_weights(BM, bf16):
     """The kernel for tiles of BM rows, in a precision of ``mma.py``; a block has as many threads."""
     SIZE_A, SIZE_B, SIZE_AFFINE = 2 * BK * (BM + 4), 2 * BK * (BN + 4), 2 * BM + 3 * BN
@@ -129,7 +140,10 @@ def make_weights(BM, bf16):
         rb, rb2, cb, to_b = rows_of(t, BN, B_TWICE, bf16)
         m, oc = uint32(m0 + (ca if wide_x else t)), uint32(n0 + cb)
         kh, kw = uint32(uint32(m // C) // KW), uint32(uint32(m // C) % KW)
-        d_end = end if oc < OC else NOUGHT
+        # pixels p from which on ``rb`` and ``rb2`` are beyond the end
+        last = kept(uint32(end - rb) if oc < OC and rb < end else NOUGHT)
+        last2 = kept(uint32(end - rb2) if oc < OC and rb2 < end else NOUGHT)
+        i, apart, step = uint32(uint32(p + rb) * OC + oc), uint32(uint32(rb2 - rb) * OC), uint32(OC * EIGHT)
         tap = uint32(kh - pad) if kh < KH else FAR, uint32(kw - pad)
         first = uint32(p + ra) if wide_x else p
         q = uint32(first // OW)
@@ -143,7 +157,6 @@ def make_weights(BM, bf16):
         first_a, first_b = starts_of(t, BM, BN, bf16)
         while more:
             more = p < end
-            p0, p1 = uint32(p + rb), uint32(p + rb2)
             if more:
                 if wide_x:
                     at0 = _tap(place, uint32(p + ra) < end, tap, image)
@@ -159,16 +172,12 @@ def make_weights(BM, bf16):
                     left = uint32(left - FOUR) if left > FOUR else NOUGHT
                     x1, place = _narrow4(x, s, h, act, place, left, tap, image, span, stride, size)
                 if wide_d:
-                    i = uint32(p0 * OC + oc)
-                    i, j = i if p0 < d_end else NOWHERE, uint32(i + uint32(rb2 - rb) * OC) if p1 < d_end else NOWHERE
-                    d0 = look4(dz, i, NOUGHT)
+                    d0, r0 = _pending4(r0, dz, raw, p < last, i, gact)
                     if B_TWICE:
-                        d1 = look4(dz, j, NOUGHT)
-                    if gact:
-                        r0 = look4(raw, i, NOUGHT)
-                        if B_TWICE:
-                            r1 = look4(raw, j, NOUGHT)
+                        d1, r1 = _pending4(r1, dz, raw, p < last2, uint32(i + apart), gact)
+                    i = uint32(i + step)
                 else:
+                    p0, p1 = uint32(p + rb), uint32(p + rb2)
                     d0 = fetch4(dz, p0, oc, end, OC, OC, False)
                     if B_TWICE:
                         d1 = fetch4(dz, p1, oc, end, OC, OC, False)
@@ -181,21 +190,21 @@ def make_weights(BM, bf16):
                 ia, ib = uint32(was * uint32(PA) + first_a), uint32(was * uint32(PB) + first_b)
                 acc = multiply(acc, sa, sb, ia, ib, BM, BN, bf16)
             if more:
-                i = uint32((k & EIGHT) * uint32(PA))
+                at = uint32((k & EIGHT) * uint32(PA))
                 if wide_x:
                     if act & ONE:
                         xs, xt = load4_at(affine, ca, 0), load4_at(affine, ca, BM)
                     x0 = settled4(x0, x0, at0 != NOWHERE, xs, xt, xt, act, False)
                     x1 = settled4(x1, x1, at1 != NOWHERE, xs, xt, xt, act, False)
-                    stash_rows(sa, uint32(i + to_a), PA, x0, x1, True, bf16)
+                    stash_rows(sa, uint32(at + to_a), PA, x0, x1, True, bf16)
                 else:
-                    stash_column(sa, uint32(i + t), PA, x0, bf16)
-                    stash_column(sa, uint32(i + column_place(FOUR, t, PA, bf16)), PA, x1, bf16)
+                    stash_column(sa, uint32(at + t), PA, x0, bf16)
+                    stash_column(sa, uint32(at + column_place(FOUR, t, PA, bf16)), PA, x1, bf16)
                 if gact:
                     ds, da = load4_at(affine, cb, 2 * BM), load4_at(affine, cb, 2 * BM + BN)
                     db = load4_at(affine, cb, 2 * BM + 2 * BN)
-                d0 = settled4(d0, r0, p0 < d_end, ds, da, db, gact, True)
-                d1 = settled4(d1, r1, p1 < d_end, ds, da, db, gact, True)
+                d0 = settled4(d0, r0, p < last, ds, da, db, gact, True)
+                d1 = settled4(d1, r1, p < last2, ds, da, db, gact, True)
                 stash_rows(sb, uint32((k & EIGHT) * uint32(PB) + to_b), PB, d0, d1, B_TWICE, bf16)
                 cuda.syncthreads()
                 p, k = uint32(p + EIGHT), uint32(k + EIGHT)

@@ -17,7 +17,7 @@ of bank conflicts.
 from numba import cuda, uint32
 
 from fastadam.kernels.cuda.jit import device
-from fastadam.kernels.cuda.ptx import load4_at, store4, store_at
+from fastadam.kernels.cuda.ptx import kept, load4_at, store4, store4_at, store_at
 from fastadam.kernels.cuda.tensor import load2_at, mma_bf16, mma_tf32, pack_bf16, store2, to_tf32
 from fastadam.kernels.cuda.tiles import multiply_tiles, thread_place
 
@@ -63,7 +63,7 @@ def starts_of(t, BM, BN, bf16):
         row = member if bf16 else uint32(member * TWO)
         a = uint32(row * uint32(pitch_of(BM, bf16)) + ty * FOUR)
         b = uint32(row * uint32(pitch_of(BN, bf16)) + across * SIXTEEN + g * TWO)
-    return a, b
+    return kept(a), kept(b)
 
 
 # Tiles to shared memory -------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def stash_rows(s, i, pitch, v, u, twice, bf16):
     if bf16 is None:
         store4(s, i, v)
         if twice:
-            store4(s, uint32(i + uint32(4 * pitch)), u)
+            store4_at(s, i, 4 * pitch, u)
     elif bf16:
         if twice:
             pairs = pack_bf16(v[0], u[0]), pack_bf16(v[1], u[1]), pack_bf16(v[2], u[2]), pack_bf16(v[3], u[3])
@@ -150,7 +150,7 @@ def stash_rows(s, i, pitch, v, u, twice, bf16):
     else:
         store4(s, i, _rounded(v))
         if twice:
-            store4(s, uint32(i + uint32(4 * pitch)), _rounded(u))
+            store4_at(s, i, 4 * pitch, _rounded(u))
 
 
 # The product ------------------------------------------------------------------------------------------------

@@ -52,6 +52,9 @@ if SIMULATED:
     def load_many(a, i, count):
         return tuple(a[i + k] for k in range(count))
 
+    def kept(x):
+        return x
+
     def load_rows(arrays, i, count):
         return tuple(tuple(a[i + k] for a in arrays) for k in range(count))
 
@@ -139,6 +142,16 @@ else:
 
     def _load4(context, builder, sig, place):
         return context.make_tuple(builder, sig.return_type, _load_vector(builder, place, 4))
+
+    @intrinsic
+    def kept(typingctx, x):
+        """A uint32 that stays in a register: libNVVM works out anew, in every round of a loop, what takes little."""
+
+        def codegen(context, builder, sig, args):
+            move = ir.InlineAsm(ir.FunctionType(_INT, [_INT]), "mov.u32 $0, $1;", "=r,r", side_effect=True)
+            return builder.call(move, args)
+
+        return types.uint32(types.uint32), codegen
 
     @intrinsic
     def load4(typingctx, a, i):
