@@ -130,6 +130,7 @@ def images_forward(y, part, x, scale, shift, w, act, has_moments, lanes, tiles, 
         cuda.syncthreads()
 
         ty, tx = thread_place(t, ONE)
+        ty = uint32(ty & uint32(TILE // 8 - 1))  # as it is: so no row is asked for whether the tile has it
         m, n = uint32(ty * FOUR), uint32(tx * FOUR)
         row = uint32(m * half >> uint32(6))  # m // W
         ix = uint32(row * pitch + uint32(m - row * W) * THREE)
@@ -137,11 +138,11 @@ def images_forward(y, part, x, scale, shift, w, act, has_moments, lanes, tiles, 
         acc = _nine_taps(ZERO64, sx, ix, ix2, sw, n, 0)
         acc = _nine_taps(acc, sx, uint32(ix + pitch), uint32(ix2 + pitch), sw, n, 9 * COLUMNS)
         acc = _nine_taps(acc, sx, uint32(ix + pitch + pitch), uint32(ix2 + pitch + pitch), sw, n, 18 * COLUMNS)
-        end = uint32(m0 + rows)
-        put_tile(y, uint32(m0 + m), uint32(n0 + n), uint32(TILE // 2), uint32(COLUMNS // 2), end, OC, True, acc)
+        own = y[uint32(m0 * OC) :]
+        put_tile(own, m, uint32(n0 + n), uint32(TILE // 2), uint32(COLUMNS // 2), uint32(TILE), OC, True, acc)
         if has_moments:
             at = uint32(block * THREE * OC)
-            put_tile_moments(part, at, sx, sw, ty, tx, rows, n0, OC, True, TILE, COLUMNS, acc)
+            put_tile_moments(part, at, sx, sw, ty, tx, uint32(TILE), n0, OC, True, TILE, COLUMNS, acc)
 
 
 def forward(y, moments, x, scale, shift, w, act):
