@@ -14,15 +14,17 @@ from fastadam.kernels.cpu.jit import leaf, serial
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import add_moments, add_sums, start_moments
-from fastadam.kernels.cpu.simd import prefetch
+from fastadam.kernels.cpu.simd import LINE, WIDTH, load, prefetch, store
+from fastadam.kernels.cpu.sums import add_values, no_sums, rounded
 
 ZERO = float32(0)
 
 SPAN = 4096
 """Numbers of y that one task of ``sum_lanes`` owns."""
 
-AHEAD = 64
-"""Numbers ahead that ``sum_lanes`` asks for: there are more lanes than streams that a CPU follows by itself."""
+BLOCK = 4 * WIDTH
+"""Numbers that ``sum_lanes`` adds at once, the next being asked for: there are more lanes than streams that a CPU
+follows by itself."""
 
 
 @leaf
@@ -163,29 +165,27 @@ def bn_backward_finalize(dgamma, dbeta, ga, gb, sums, mean, rstd, scale, count):
 
 
 @leaf
-def _sum_span(worker, task, all_y, all_parts, lanes, stride):
-    """y[i] = sum over lanes of ``part[lane * stride + i]``, in float64; eight at a time, in registers."""
-    start = task * SPAN
-    y, part = all_y[start : start + SPAN], all_parts[start:]
-    whole = y.size // 8 * 8
-    for i in range(0, whole, 8):
-        a = b = c = d = e = f = g = h = 0.0
-        for lane in range(lanes):
-            at = lane * stride + i
-            v = part[at : at + 8]
-            prefetch(part, at + AHEAD)
-            a += float64(v[0])
-            b += float64(v[1])
-            c += float64(v[2])
-            d += float64(v[3])
-            e += float64(v[4])
-            f += float64(v[5])
-            g += float64(v[6])
-            h += float64(v[7])
-        o = y[i : i + 8]
-        o[0], o[1], o[2], o[3] = float32(a), float32(b), float32(c), float32(d)
-        o[4], o[5], o[6], o[7] = float32(e), float32(f), float32(g), float32(h)
-    for i in range(whole, y.size):
+def _sum_span(worker, task, y, part, lanes, stride):
+    """y[i] = sum over lanes of ``part[lane * stride + i]``, in float64; four vectors at a time, in registers."""
+    start, stop = task * SPAN, min((task + 1) * SPAN, y.size)
+    blocks, whole = start + (stop - start) // BLOCK * BLOCK, start + (stop - start) // WIDTH * WIDTH
+    for i in range(start, blocks, BLOCK):
+        a, b, c, d = no_sums(), no_sums(), no_sums(), no_sums()
+        for at in range(i, i + lanes * stride, stride):
+            for k in range(at + BLOCK, at + 2 * BLOCK, LINE):
+                prefetch(part, k)
+            a, b = add_values(a, load(part, at)), add_values(b, load(part, at + WIDTH))
+            c, d = add_values(c, load(part, at + 2 * WIDTH)), add_values(d, load(part, at + 3 * WIDTH))
+        store(y, i, rounded(a))
+        store(y, i + WIDTH, rounded(b))
+        store(y, i + 2 * WIDTH, rounded(c))
+        store(y, i + 3 * WIDTH, rounded(d))
+    for i in range(blocks, whole, WIDTH):
+        a = no_sums()
+        for at in range(i, i + lanes * stride, stride):
+            a = add_values(a, load(part, at))
+        store(y, i, rounded(a))
+    for i in range(whole, stop):
         total = 0.0
         for lane in range(lanes):
             total += float64(part[lane * stride + i])

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from fastadam.kernels.cpu.simd import WIDTH, vector
+from fastadam.kernels.cpu.simd import IR_VECTOR, WIDTH, vector
 
 _IR_SUMS = ir.VectorType(ir.DoubleType(), WIDTH)
 
@@ -74,6 +74,16 @@ def sum_of(typingctx, total):
         return result
 
     return types.float64(sums), generate
+
+
+@intrinsic
+def rounded(typingctx, total):
+    """The vector of float32 that is nearest."""
+
+    def generate(context, builder, sig, args):
+        return builder.fptrunc(args[0], IR_VECTOR)
+
+    return vector(sums), generate
 
 
 @intrinsic
