@@ -17,6 +17,7 @@ from fastadam.kernels.cuda.rows import (
     THREADS,
     Tiling,
     add_products,
+    affine_of,
     finish_row4,
     give4,
     pending4,
@@ -62,7 +63,7 @@ def _forward(y, x, scale, shift, key, index, act, limit, factor, salt, per_sampl
     row, c = uint32(i // quads), uint32(uint32(i % quads) * FOUR)
     if row < rows:
         at = uint32(row * C + c)
-        v = pending4(x, at, c, C, scale, shift, act)
+        v = pending4(x, at, c, C, affine_of(scale, shift, c, C, act), act)
         give4(y, at, c, C, _dropped4(v, key, index, at, size, limit, factor, salt, per_sample))
 
 
@@ -98,10 +99,10 @@ def _backward(
     s = q = ZERO4
     if c < C:
         middle = take4(centre, c, c, C) if has_of else ZERO4
-        i = uint32(row * C + c)
+        i, affine = uint32(row * C + c), affine_of(scale, shift, c, C, act)
         while left > uint32(0):
             d = _dropped4(take4(dy, i, c, C), key, index, i, size, limit, factor, salt, per_sample)
-            d = finish_row4(dx, d, x, scale, shift, base, i, c, C, act, has_base)
+            d = finish_row4(dx, d, x, affine, base, i, c, C, act, has_base)
             s = plus4(s, d)
             if has_of:
                 q = add_products(q, d, of, middle, i, c, C)

@@ -10,6 +10,7 @@ from fastadam.kernels.cuda.rows import (
     THREADS,
     Tiling,
     add_products,
+    affine_of,
     finish_row4,
     give4,
     pending4,
@@ -31,7 +32,7 @@ def _affine(y, x, scale, shift, act, rows, C):
     row, c = uint32(i // quads), uint32(uint32(i % quads) * FOUR)
     if row < rows:
         at = uint32(row * C + c)
-        give4(y, at, c, C, pending4(x, at, c, C, scale, shift, act))
+        give4(y, at, c, C, pending4(x, at, c, C, affine_of(scale, shift, c, C, act), act))
 
 
 @op
@@ -53,8 +54,9 @@ def _add(y, a, a_scale, a_shift, b, b_scale, b_shift, a_act, b_act, rows, C):
     row, c = uint32(i // quads), uint32(uint32(i % quads) * FOUR)
     if row < rows:
         at = uint32(row * C + c)
-        v = pending4(a, at, c, C, a_scale, a_shift, a_act)
-        give4(y, at, c, C, plus4(v, pending4(b, at, c, C, b_scale, b_shift, b_act)))
+        v = pending4(a, at, c, C, affine_of(a_scale, a_shift, c, C, a_act), a_act)
+        w = pending4(b, at, c, C, affine_of(b_scale, b_shift, c, C, b_act), b_act)
+        give4(y, at, c, C, plus4(v, w))
 
 
 @op
@@ -85,12 +87,12 @@ def _join(
         g = a = b = ZERO4
         if gact:
             g, a, b = take4(gscale, c, c, C), take4(ga, c, c, C), take4(gb, c, c, C)
-        i = uint32(row * C + c)
+        i, affine = uint32(row * C + c), affine_of(scale, shift, c, C, act)
         while left > uint32(0):
             d = take4(dz, i, c, C)
             if gact:
                 d = plus4(scaled4(d, g, a), scaled4(take4(raw, i, c, C), b, ZERO4))
-            d = finish_row4(dx, d, x, scale, shift, base, i, c, C, act, has_base)
+            d = finish_row4(dx, d, x, affine, base, i, c, C, act, has_base)
             s = plus4(s, d)
             if has_of:
                 q = add_products(q, d, of, middle, i, c, C)

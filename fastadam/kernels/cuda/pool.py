@@ -14,6 +14,7 @@ from fastadam.kernels.cuda.rows import (
     THREADS,
     Tiling,
     add_products,
+    affine_of,
     block_sum,
     finish_row4,
     finish_seen4,
@@ -51,10 +52,11 @@ def _max(y, x, scale, shift, act, windows, H, W, C):
         h = uint32(uint32(row // OH) * H + uint32(row % OH) * TWO)
         at = uint32(uint32(h * W + uint32(window % OW) * TWO) * C + c)
         below = uint32(at + W * C)
-        v = pending4(x, at, c, C, scale, shift, act)
-        v = _larger4(pending4(x, uint32(at + C), c, C, scale, shift, act), v)
-        v = _larger4(pending4(x, below, c, C, scale, shift, act), v)
-        v = _larger4(pending4(x, uint32(below + C), c, C, scale, shift, act), v)
+        affine = affine_of(scale, shift, c, C, act)
+        v = pending4(x, at, c, C, affine, act)
+        v = _larger4(pending4(x, uint32(at + C), c, C, affine, act), v)
+        v = _larger4(pending4(x, below, c, C, affine, act), v)
+        v = _larger4(pending4(x, uint32(below + C), c, C, affine, act), v)
         give4(y, uint32(window * C + c), c, C, v)
 
 
@@ -72,17 +74,32 @@ def maxpool_forward(y, x, scale, shift, act):
 
 
 @device
-def _given(d, v0, v1, v2, v3):
-    """d at the winner of four, 0 at the others."""
-    b1 = v1 > v0 or v1 != v1
-    best = v1 if b1 else v0
-    b2 = v2 > best or v2 != v2
-    best = v2 if b2 else best
-    b3 = v3 > best or v3 != v3
+def _winner(v0, v1, v2, v3):
+    """Which of a window's four wins."""
+    best, k = v0, uint32(0)
+    if v1 > best or v1 != v1:
+        best, k = v1, ONE
+    if v2 > best or v2 != v2:
+        best, k = v2, TWO
+    return THREE if v3 > best or v3 != v3 else k
+
+
+@device
+def _given4(d, winner, k):
+    """d where k is the winner, 0 elsewhere."""
     return (
-        ZERO if b1 or b2 or b3 else d, d if b1 and not (b2 or b3) else ZERO,
-        d if b2 and not b3 else ZERO, d if b3 else ZERO,
+        d[0] if winner[0] == k else ZERO, d[1] if winner[1] == k else ZERO,
+        d[2] if winner[2] == k else ZERO, d[3] if winner[3] == k else ZERO,
     )  # fmt: skip
+
+
+@device
+def _put(dx, s, q, d, v, base, of, middle, i, c, C, act, has_base, has_of):
+    """Writes one pixel of dx; the sums with it added."""
+    d = finish_seen4(dx, d, v, base, i, c, C, act, has_base)
+    if has_of:
+        q = add_products(q, d, of, middle, i, c, C)
+    return plus4(s, d), q
 
 
 @kernel(THREADS, 3)
@@ -98,6 +115,7 @@ def _unmax(
     s = q = ZERO4
     if c < C:
         middle = take4(centre, c, c, C) if has_of else ZERO4
+        affine = affine_of(scale, shift, c, C, act)
         while left > uint32(0):
             n, rest = uint32(window // windows), uint32(window % windows)
             h, w = uint32(uint32(rest // wide) * TWO), uint32(uint32(rest % wide) * TWO)
@@ -105,39 +123,32 @@ def _unmax(
             i1, i2 = uint32(i0 + C), uint32(i0 + W * C)
             i3 = uint32(i2 + C)
             right, below = uint32(w + ONE) < W, uint32(h + ONE) < H
-            d0 = d1 = d2 = d3 = v1 = v2 = ZERO4
+            d = v1 = v2 = v3 = ZERO4
             # each number of x is read once, for the maximum and for the mask
-            v0 = pending4(x, i0, c, C, scale, shift, act)
+            v0 = pending4(x, i0, c, C, affine, act)
             if right:
-                v1 = pending4(x, i1, c, C, scale, shift, act)
+                v1 = pending4(x, i1, c, C, affine, act)
             if below:
-                v2 = pending4(x, i2, c, C, scale, shift, act)
+                v2 = pending4(x, i2, c, C, affine, act)
             if right and below:
-                v3 = pending4(x, i3, c, C, scale, shift, act)
+                v3 = pending4(x, i3, c, C, affine, act)
                 at = uint32(uint32(n * uint32(H >> ONE) + uint32(h >> ONE)) * uint32(W >> ONE) + uint32(w >> ONE))
                 d = take4(dy, uint32(at * C + c), c, C)
-                a, b = _given(d[0], v0[0], v1[0], v2[0], v3[0]), _given(d[1], v0[1], v1[1], v2[1], v3[1])
-                e, f = _given(d[2], v0[2], v1[2], v2[2], v3[2]), _given(d[3], v0[3], v1[3], v2[3], v3[3])
-                d0, d1 = (a[0], b[0], e[0], f[0]), (a[1], b[1], e[1], f[1])
-                d2, d3 = (a[2], b[2], e[2], f[2]), (a[3], b[3], e[3], f[3])
-                d3 = finish_seen4(dx, d3, v3, base, i3, c, C, act, has_base)
-                s = plus4(s, d3)
-                if has_of:
-                    q = add_products(q, d3, of, middle, i3, c, C)
-            d0 = finish_seen4(dx, d0, v0, base, i0, c, C, act, has_base)
-            s = plus4(s, d0)
-            if has_of:
-                q = add_products(q, d0, of, middle, i0, c, C)
+            winner = (
+                _winner(v0[0], v1[0], v2[0], v3[0]), _winner(v0[1], v1[1], v2[1], v3[1]),
+                _winner(v0[2], v1[2], v2[2], v3[2]), _winner(v0[3], v1[3], v2[3], v3[3]),
+            )  # fmt: skip
+            d0 = _given4(d, winner, uint32(0))
+            s, q = _put(dx, s, q, d0, v0, base, of, middle, i0, c, C, act, has_base, has_of)
             if right:
-                d1 = finish_seen4(dx, d1, v1, base, i1, c, C, act, has_base)
-                s = plus4(s, d1)
-                if has_of:
-                    q = add_products(q, d1, of, middle, i1, c, C)
+                d1 = _given4(d, winner, ONE)
+                s, q = _put(dx, s, q, d1, v1, base, of, middle, i1, c, C, act, has_base, has_of)
             if below:
-                d2 = finish_seen4(dx, d2, v2, base, i2, c, C, act, has_base)
-                s = plus4(s, d2)
-                if has_of:
-                    q = add_products(q, d2, of, middle, i2, c, C)
+                d2 = _given4(d, winner, TWO)
+                s, q = _put(dx, s, q, d2, v2, base, of, middle, i2, c, C, act, has_base, has_of)
+            if right and below:
+                d3 = _given4(d, winner, THREE)
+                s, q = _put(dx, s, q, d3, v3, base, of, middle, i3, c, C, act, has_base, has_of)
             window = uint32(window + slots)
             left = uint32(left - slots) if left > slots else uint32(0)
     if has_sums:
@@ -174,8 +185,9 @@ def _mean(y, x, scale, shift, act, share, quads, pixels, C):
     total = ZERO4
     if c < C:
         at = uint32(uint32(n * pixels + pixel) * C + c)
+        affine = affine_of(scale, shift, c, C, act)
         while pixel < pixels:
-            total = plus4(total, pending4(x, at, c, C, scale, shift, act))
+            total = plus4(total, pending4(x, at, c, C, affine, act))
             pixel, at = uint32(pixel + slots), uint32(at + slots * C)
     total = block_sum(shared, total, quads)
     if t < uint32(ONE << quads) and c < C:
@@ -206,10 +218,11 @@ def _unmean(
     s = q = ZERO4
     if c < C:
         middle = take4(centre, c, c, C) if has_of else ZERO4
+        affine = affine_of(scale, shift, c, C, act)
         while left > uint32(0):
             i = uint32(row * C + c)
             d = times4(take4(dy, uint32(uint32(row // pixels) * C + c), c, C), share)
-            d = finish_row4(dx, d, x, scale, shift, base, i, c, C, act, has_base)
+            d = finish_row4(dx, d, x, affine, base, i, c, C, act, has_base)
             s = plus4(s, d)
             if has_of:
                 q = add_products(q, d, of, middle, i, c, C)

@@ -71,24 +71,33 @@ def times4(v, factor):
 
 
 @device
-def pending4(a, i, c, C, scale, shift, act):
-    """P(a) at i, channels c .. c + 3."""
+def affine_of(scale, shift, c, C, act):
+    """(scale, shift) of channels c .. c + 3: a thread keeps them over its rows, which would load them each time."""
+    s = t = ZERO4
+    if act & ONE:
+        s, t = take4(scale, c, c, C), take4(shift, c, c, C)
+    return s, t
+
+
+@device
+def pending4(a, i, c, C, affine, act):
+    """P(a) at i, channels c .. c + 3, ``affine`` being theirs."""
     v = take4(a, i, c, C)
     if act & ONE:
-        v = scaled4(v, take4(scale, c, c, C), take4(shift, c, c, C))
+        v = scaled4(v, affine[0], affine[1])
     if act & TWO:
         v = cut4(v, v)
     return v
 
 
 @device
-def finish_row4(dx, d, x, scale, shift, base, i, c, C, act, has_base):
+def finish_row4(dx, d, x, affine, base, i, c, C, act, has_base):
     """The tail of a backward at i, channels c .. c + 3: writes dx there and returns it."""
     v = ZERO4
     if act & TWO:
         v = take4(x, i, c, C)
         if act & ONE:
-            v = scaled4(v, take4(scale, c, c, C), take4(shift, c, c, C))
+            v = scaled4(v, affine[0], affine[1])
     return finish_seen4(dx, d, v, base, i, c, C, act, has_base)
 
 
