@@ -221,7 +221,7 @@ class Fit:
         if not 0 <= cursor.batch <= self.steps_per_epoch or not 0 <= cursor.epoch <= cursor.step:
             raise ValueError(f"{cursor} lies outside an epoch of {self.steps_per_epoch} steps")
         self.cursor = cursor
-        self.trainer.epochs = self._first_epoch + cursor.epoch
+        self.trainer.t, self.trainer.epochs = self._first_t + cursor.step, self._first_epoch + cursor.epoch
         if self.trainer.average:
             self.trainer.average.epochs = int(metadata.get("averaged_epochs", 0))
 
