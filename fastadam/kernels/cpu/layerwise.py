@@ -1,8 +1,9 @@
 """Updates whose rates follow norms of whole tensors: LAMB and LARS.
 
 A first pass leaves sums of squares by tile (``tiles`` in ``fastadam.kernels``), ``tensor_norms`` adds them up, and the
-last pass moves the parameters of each tensor at its own rate. Tasks are tiles: whichever thread has one, its sums are
-the same. The formulas are those of ``fastadam.kernels.rules``, on vectors where they feed a sum.
+last pass moves the parameters of each tensor at its own rate. A task has some tiles, one behind the other: whichever
+thread has a tile, its sums are the same. The formulas are those of ``fastadam.kernels.rules``, on vectors where they
+feed a sum.
 """
 
 import math
@@ -17,6 +18,9 @@ from fastadam.kernels.cpu.simd import WIDTH, load, store
 from fastadam.kernels.cpu.sums import add_squares, no_sums, sum_of
 from fastadam.kernels.cpu.updates import hyper_of
 
+TOGETHER = 16
+"""Tiles of a task: long enough for a CPU to follow its arrays by itself."""
+
 _lamb_moments = inlined(rules.lamb_moments)
 _lamb_step = inlined(rules.lamb_step)
 _lamb_trust = inlined(rules.lamb_trust)
@@ -26,7 +30,7 @@ _lars = inlined(rules.lars)
 
 
 @leaf
-def _lamb_moments_tile(worker, tile, m, v, squares, p, g, h, tiles):
+def _lamb_moments_tile(tile, m, v, squares, p, g, h, tiles):
     i, j, hyper = tiles[tile, 0], tiles[tile, 1], hyper_of(h[tiles[tile, 2]])
     ms, vs, ps, gs = m[i:j], v[i:j], p[i:j], g[i:j]
     whole = ms.size // WIDTH * WIDTH
@@ -47,6 +51,12 @@ def _lamb_moments_tile(worker, tile, m, v, squares, p, g, h, tiles):
     squares[0, tile], squares[1, tile] = float32(p_squares), float32(step_squares)
 
 
+@leaf
+def _lamb_moments_tiles(worker, task, m, v, squares, p, g, h, tiles):
+    for tile in range(task * TOGETHER, min((task + 1) * TOGETHER, len(tiles))):
+        _lamb_moments_tile(tile, m, v, squares, p, g, h, tiles)
+
+
 def lamb_moments(m, v, squares, p, g, h, tiles):
     """First pass of LAMB (``rules.lamb``): new moments, and squares of the parameters and of what they lead to.
 
@@ -56,11 +66,11 @@ def lamb_moments(m, v, squares, p, g, h, tiles):
     h (G, fields)        in: the numbers of ``rules.Hyper``, a row a group
     tiles (T, 4) int64   in
     """
-    parallel(_lamb_moments_tile, len(tiles), m, v, squares, p, g, h, tiles)
+    parallel(_lamb_moments_tiles, -(-len(tiles) // TOGETHER), m, v, squares, p, g, h, tiles)
 
 
 @leaf
-def _tile_squares(worker, tile, squares, p, g, tiles):
+def _tile_squares(tile, squares, p, g, tiles):
     i, j = tiles[tile, 0], tiles[tile, 1]
     ps, gs = p[i:j], g[i:j]
     whole = ps.size // WIDTH * WIDTH
@@ -74,6 +84,12 @@ def _tile_squares(worker, tile, squares, p, g, tiles):
     squares[0, tile], squares[1, tile] = float32(p_squares), float32(g_squares)
 
 
+@leaf
+def _squares_of_tiles(worker, task, squares, p, g, tiles):
+    for tile in range(task * TOGETHER, min((task + 1) * TOGETHER, len(tiles))):
+        _tile_squares(tile, squares, p, g, tiles)
+
+
 def tile_squares(squares, p, g, tiles):
     """Sums of squares by tile.
 
@@ -81,7 +97,7 @@ def tile_squares(squares, p, g, tiles):
     p, g (n,)            in
     tiles (T, 4) int64   in
     """
-    parallel(_tile_squares, len(tiles), squares, p, g, tiles)
+    parallel(_squares_of_tiles, -(-len(tiles) // TOGETHER), squares, p, g, tiles)
 
 
 @serial
@@ -103,13 +119,19 @@ def tensor_norms(norms, squares, tiles):
 
 
 @leaf
-def _lamb_tile(worker, tile, p, m, v, norms, h, tiles):
+def _lamb_tile(tile, p, m, v, norms, h, tiles):
     i, j, hyper = tiles[tile, 0], tiles[tile, 1], hyper_of(h[tiles[tile, 2]])
     tensor = tiles[tile, 3]
     trust = _lamb_trust(norms[tensor, 0], norms[tensor, 1], hyper)
     ps, ms, vs = p[i:j], m[i:j], v[i:j]
     for k in range(ps.size):
         ps[k] = _lamb(ps[k], _lamb_step(ps[k], ms[k], vs[k], hyper), trust, hyper)
+
+
+@leaf
+def _lamb_tiles(worker, task, p, m, v, norms, h, tiles):
+    for tile in range(task * TOGETHER, min((task + 1) * TOGETHER, len(tiles))):
+        _lamb_tile(tile, p, m, v, norms, h, tiles)
 
 
 def lamb_update(p, m, v, norms, h, tiles):
@@ -120,17 +142,23 @@ def lamb_update(p, m, v, norms, h, tiles):
     norms (K, 2)            in: by tensor, norms of p and of its ``rules.lamb_step``
     h (G, fields), tiles    in, as ``lamb_moments``
     """
-    parallel(_lamb_tile, len(tiles), p, m, v, norms, h, tiles)
+    parallel(_lamb_tiles, -(-len(tiles) // TOGETHER), p, m, v, norms, h, tiles)
 
 
 @leaf
-def _lars_tile(worker, tile, p, m, g, norms, h, tiles):
+def _lars_tile(tile, p, m, g, norms, h, tiles):
     i, j, hyper = tiles[tile, 0], tiles[tile, 1], hyper_of(h[tiles[tile, 2]])
     tensor = tiles[tile, 3]
     trust = _lars_trust(norms[tensor, 0], norms[tensor, 1], hyper)
     ps, ms, gs = p[i:j], m[i:j], g[i:j]
     for k in range(ps.size):
         ps[k], ms[k] = _lars(ps[k], ms[k], gs[k], trust, hyper)
+
+
+@leaf
+def _lars_tiles(worker, task, p, m, g, norms, h, tiles):
+    for tile in range(task * TOGETHER, min((task + 1) * TOGETHER, len(tiles))):
+        _lars_tile(tile, p, m, g, norms, h, tiles)
 
 
 def lars_update(p, m, g, norms, h, tiles):
@@ -141,4 +169,4 @@ def lars_update(p, m, g, norms, h, tiles):
     norms (K, 2)            in: by tensor, norms of p and of g, before ``grad_scale``
     h (G, fields), tiles    in, as ``lamb_moments``
     """
-    parallel(_lars_tile, len(tiles), p, m, g, norms, h, tiles)
+    parallel(_lars_tiles, -(-len(tiles) // TOGETHER), p, m, g, norms, h, tiles)
