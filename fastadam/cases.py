@@ -148,7 +148,11 @@ CONVOLUTIONS = (
     (5, 8, 16, 3, 12, 3, 1, 1),  # from here on as images, whose rows make up tiles
     (3, 4, 32, 3, 68, 3, 1, 1),
     (3, 768, 4, 3, 8, 3, 1, 1),  # with several strips a share
+    (2, 5, 7, 128, 256, 3, 1, 1),  # so many channels that CPUs go point by point
 )
+
+ONE_LANE = 1 << 15
+"""Pairs of channels from which on dw has one lane, whatever those of sums."""
 
 
 def conv_cases() -> Iterator[Case]:
@@ -167,7 +171,7 @@ def conv_cases() -> Iterator[Case]:
             )  # fmt: skip
         for tail in itertools.chain(TAILS if number == 0 else (), (next(tails), next(tails))):
             gact = (tail.act + number) % 2
-            lanes = min(tail.lanes or 2, N)
+            lanes = min(tail.lanes or 2, N) if C * OC < ONE_LANE else 1
             yield Case(
                 "conv2d_backward", tail.outs(x, taps * OC) | {"dw": Array((lanes, *w), junk, 4 * pixels)},
                 gradient(y, gact) | weights | pending(x, tail.act) | tail.ins(x),

@@ -20,7 +20,6 @@ class CudaDevice:
     """Device memory, CUDA kernels, one stream. DeviceError, with the cure, if there is no such GPU to be used."""
 
     is_host = False
-    filter_lanes = 1
 
     def __init__(self, number: int, threads: int | None = None, precision: str = "float32"):
         driver = _find_driver(threads)
@@ -34,6 +33,10 @@ class CudaDevice:
         self.description = f"{self.name}, {self.card.name}, compute capability {_dotted(self.card.capability)}"
         if precision != "float32":
             self.description += f", products in {precision}"
+
+    def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
+        """One lane: the op adds up the batch itself."""
+        return 1
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

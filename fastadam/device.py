@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastadam.errors import DeviceError
-from fastadam.kernels import MOST_LANES, PRECISIONS
+from fastadam.kernels import PRECISIONS
+from fastadam.kernels.lanes import FilterLanes
 from fastadam.kernels.start import cores, start_numba
 
 ALIGN = 64
@@ -57,7 +58,6 @@ class Device(Protocol):
     is_host        whether its memory is the host's
     threads        of the CPU
     ops            a module with a function for each name of ``fastadam.kernels.OPS``
-    filter_lanes   the most partial sums that a filter's gradient is kept in for ``sum_lanes``
     """
 
     name: str
@@ -65,7 +65,9 @@ class Device(Protocol):
     is_host: bool
     threads: int
     ops: Any
-    filter_lanes: int
+
+    def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
+        """How many partial sums a filter's gradient is kept in for ``sum_lanes``: ``lanes.FilterLanes``."""
 
     def running(self) -> AbstractContextManager[None]:
         """Run kernels inside: alone, for programs share memory and cores."""
@@ -148,7 +150,6 @@ class CpuDevice:
 
     name = "cpu"
     is_host = True
-    filter_lanes = MOST_LANES
 
     def __init__(self, threads: int | None = None):
         if threads is not None and threads < 1:
@@ -157,9 +158,15 @@ class CpuDevice:
         self.threads = usable_threads(threads)
         self._get_threads, self._set_threads = numba.get_num_threads, numba.set_num_threads
         from fastadam.kernels import cpu
+        from fastadam.kernels.cpu.choose import filter_lanes
 
         self.ops: ModuleType = cpu
+        self._filter_lanes: FilterLanes = filter_lanes
         self.description = f"cpu, {self.threads} threads" if self.threads > 1 else "cpu, 1 thread"
+
+    def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
+        """One lane where the op shares its work out by points, not by samples."""
+        return self._filter_lanes(samples, out, filters, stride)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ import numpy as np
 from fastadam.arena import segment_table
 from fastadam.calls import Slot
 from fastadam.graph import Graph, Shape
-from fastadam.kernels import MOST_LANES
+from fastadam.kernels.lanes import FilterLanes, filter_lanes
 from fastadam.kernels.rules import MOMENT_DTYPES
 from fastadam.matrices import hidden_matrices
 from fastadam.memory import Lifetimes, lifetimes, place
@@ -52,7 +52,7 @@ class Plan:
                    gradients of a step by SAM (Foret et al. 2021): the first leaves the arena ASCENT, the
                    parameters and ``sam`` times its direction; the second is taken there and has the update.
     sam            the radius of SAM, for these two.
-    filter_lanes   the most lanes in which the gradient of a filter is kept; with 1, its op adds up itself.
+    filter_lanes   the device's: how many lanes the gradient of a filter is kept in; with 1, its op adds up itself.
     ema            whether the arena AVERAGE follows the parameters after the update, by INPUT share.
     average        whether there is an arena AVERAGE at all, for an average of any kind.
 
@@ -86,7 +86,7 @@ class Plan:
         sam: float | None = None,
         ema: bool = False,
         average: bool = False,
-        filter_lanes: int = MOST_LANES,
+        filter_lanes: FilterLanes = filter_lanes,
     ) -> None:
         count = batch if image_count is None else image_count
         _check_settings(batch, mode, source, count, augment, smoothing)

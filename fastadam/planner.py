@@ -8,7 +8,6 @@ pending too: dz itself, or scale * dz + ga + gb * raw where a batch norm lies be
 norm or a bias needs of dz are gathered by the call that wrote dz, whenever nobody asked it before.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from fastadam.arena import group_runs, segment_table, tile_rows, unit_rows
 from fastadam.calls import Call, Slot, absent
 from fastadam.graph import Graph, Node, Shape
 from fastadam.kernels import MOST_LANES, UNITS, rules
+from fastadam.kernels.lanes import FilterLanes, lane_count
 from fastadam.kernels.updates import UPDATES, between
 from fastadam.matrices import hidden_matrices, matrix_updates, output_layers
 from fastadam.values import NO_VECTOR, Raw, Stage, View
@@ -47,26 +47,6 @@ class Augmentation(Protocol):
     def cutout(self) -> int: ...
 
 
-LANE_PIXELS = 512
-"""Pixels of its output that a convolution's lane has: fewer are not worth partial sums of the filters' gradient."""
-
-
-def lane_count(samples: int, partial_bytes: int) -> int:
-    """How many lanes a sum over a batch has: by shape only, so that any number of threads adds alike.
-
-    Up to 64, for cores to share; fewer, but 8, where partial sums of ``partial_bytes`` would exceed 16 MiB; and
-    fewer than that, down to 1, where they would exceed 1 GiB: the sums of a huge filter must not cost more room
-    than its training.
-    """
-    few = max(1, min(8, (1 << 30) // partial_bytes))
-    return min(samples, max(few, min(MOST_LANES, (16 << 20) // partial_bytes)))
-
-
-def filter_lanes(samples: int, pixels: int, filter_bytes: int, most: int) -> int:
-    """Lanes of the gradient of filters whose output has ``pixels`` pixels a sample."""
-    return min(most, lane_count(samples, filter_bytes), max(8, samples * pixels // LANE_PIXELS))
-
-
 class Planner:
     """Appends to ``calls``: ``forward``, then ``backward`` or ``logits``, then ``update``.
 
@@ -77,7 +57,7 @@ class Planner:
 
     def __init__(
         self, graph: Graph, batch: int, *, training: bool, source: str, image_count: int,
-        augment: Augmentation | None, smoothing: float, eps: float, filter_lanes: int, weights: str = "PARAM",
+        augment: Augmentation | None, smoothing: float, eps: float, filter_lanes: FilterLanes, weights: str = "PARAM",
     ) -> None:  # fmt: skip
         self.graph, self.batch, self.training = graph, batch, training
         self.source, self.augment, self.smoothing, self.eps = source, augment, smoothing, eps
@@ -278,7 +258,7 @@ class Planner:
             w = self._param[f"{raw.node.name}.weight"]
             dw = part = self._grad(w.name)
             if raw.op == "conv2d":
-                lanes = filter_lanes(self.batch, math.prod(raw.slot.shape[1:3]), w.bytes, self._filter_lanes)
+                lanes = self._filter_lanes(self.batch, raw.slot.shape[1:3], w.shape, raw.scalars["stride"])
                 name, kind = (w.name, "GRAD") if lanes == 1 else (f"{w.name}.lanes", "WORK")
                 part = Slot(name, (lanes, *w.shape), kind)
             self._contribute(x, f"{raw.op}_backward", [*gradient, w], outs=[part], gact=gact, **raw.scalars)
@@ -343,7 +323,7 @@ class Planner:
             return sums
         if not sums.present:
             sums = self._lane_slot(dz, "sums", 2)
-            if call.op == "conv2d_backward" and self._filter_lanes > 1:  # one loop over lanes writes dw and sums
+            if call.op == "conv2d_backward" and call.outs[2].shape[0] > 1:  # one loop over lanes writes dw and sums
                 sums = replace(sums, shape=(call.outs[2].shape[0], *sums.shape[1:]))
         outs, ins = (dz, sums, *call.outs[2:]), (*call.ins[:-2], of, centre)
         self.calls[at] = replace(call, outs=outs, ins=ins)

@@ -12,7 +12,7 @@ from fastadam import reference, trial
 from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.kernels import OPS, cpu
-from fastadam.kernels.cpu import im2col, linear, muon, parallel, pool, winograd
+from fastadam.kernels.cpu import im2col, linear, muon, parallel, pool, winograd, winograd_deep
 from fastadam.kernels.rules import MOMENTS
 from fastadam.trial import Guarded, expect
 
@@ -37,7 +37,12 @@ def test_matches_the_reference_and_writes_nothing_else(case):
 
 @pytest.mark.parametrize(
     ("family", "modules"),
-    [("conv2d", (im2col, winograd)), ("linear", (linear,)), ("maxpool_backward", (pool,)), ("muon", (muon,))],
+    [
+        ("conv2d", (im2col, winograd, winograd_deep)),
+        ("linear", (linear,)),
+        ("maxpool_backward", (pool,)),
+        ("muon", (muon,)),
+    ],
 )
 def test_a_workspace_is_as_large_as_it_must_be(family, modules, monkeypatch):
     """Every case again, in a workspace of exactly the floats asked for, full of NaN and within guards."""

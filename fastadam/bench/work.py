@@ -9,7 +9,7 @@ from fastadam.device import Device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import OutOfMemoryError
 from fastadam.graph import Graph
-from fastadam.kernels import MOST_LANES
+from fastadam.kernels.lanes import FilterLanes, filter_lanes
 from fastadam.plan import Plan
 from fastadam.trainer import plan_settings, training_settings
 from fastadam.units import human_bytes
@@ -37,8 +37,8 @@ def batches(size: int, count: int = BATCHES) -> list[Batch]:
     return made
 
 
-def training_plan(graph: Graph, batch: int, filter_lanes: int = MOST_LANES) -> Plan:
-    """The plan of a ``Trainer``'s step by Adam on such a batch, for a device that has so many ``filter_lanes``."""
+def training_plan(graph: Graph, batch: int, filter_lanes: FilterLanes = filter_lanes) -> Plan:
+    """The plan of a ``Trainer``'s step by Adam on such a batch, for a device with these ``filter_lanes``."""
     feed = Feed(np.empty((0, 3, 32, 32), np.float32), np.empty(0, np.int32))
     settings = training_settings("adam", (), 0.0, None, "weights", None)
     settings = plan_settings({**settings, "augment": None}, None)

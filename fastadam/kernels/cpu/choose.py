@@ -1,21 +1,26 @@
 """Which algorithm computes a convolution: by its shape alone, never by threads or timing, so that bits do not vary.
 
-| kernel | stride | channels in and out                  | output                      | algorithm |
-|--------|--------|--------------------------------------|-----------------------------|-----------|
-| 3 x 3  | 1      | multiples of 16, few enough of pairs | tiles of 4 x 4 mostly full  | winograd  |
-| other  |        |                                      |                             | im2col    |
+| kernel | stride | channels in and out                  | output                     | algorithm                |
+|--------|--------|--------------------------------------|----------------------------|--------------------------|
+| 3 x 3  | 1      | multiples of 16, few enough of pairs | tiles of 4 x 4 mostly full | winograd                 |
+|        |        | and 32,768 pairs or more             |                            | backward: winograd_deep  |
+| other  |        |                                      |                            | im2col                   |
 
 Winograd multiplies 36 times a tile where a direct product multiplies 9 times a pixel, a quarter for a full
 tile; its transforms cost about a third of that quarter.
 """
 
+from fastadam.kernels import lanes
 from fastadam.kernels.cpu.gemm import PANEL
 
 _TRANSFORMS = 1.5
 """Cost of a tile with its transforms, in units of its 36 multiplications a pair of channels."""
 
 _MOST_PAIRS = 1 << 19
-"""Pairs of channels: every thread keeps 36 numbers a pair, 75 MB for so many, of the filters' gradient."""
+"""Pairs of channels: filters are kept with 36 numbers a pair, 75 MB for so many."""
+
+_DEEP_PAIRS = 1 << 15
+"""Pairs of channels whose gradient, 4.7 MB, is too much for every thread, and for every lane, to have its own."""
 
 
 def uses_winograd(kernel: tuple[int, int], stride: int, out: tuple[int, int], c: int, oc: int) -> bool:
@@ -24,3 +29,18 @@ def uses_winograd(kernel: tuple[int, int], stride: int, out: tuple[int, int], c:
         return False
     tiles = -(-out[0] // 4) * -(-out[1] // 4)
     return 36 * tiles * _TRANSFORMS < 9 * out[0] * out[1]
+
+
+def is_deep(kernel: tuple[int, int], stride: int, out: tuple[int, int], c: int, oc: int) -> bool:
+    """Whether the gradients of such a convolution are computed point by point, the filters' in one lane."""
+    return c * oc >= _DEEP_PAIRS and uses_winograd(kernel, stride, out, c, oc)
+
+
+def filter_lanes(samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
+    """``lanes.FilterLanes`` of the CPU."""
+    high, wide, c, oc = filters
+    return (
+        1
+        if is_deep((high, wide), stride, (out[0], out[1]), c, oc)
+        else lanes.filter_lanes(samples, out, filters, stride)
+    )

@@ -219,6 +219,21 @@ def product(m, n, depth, a, a_at, row_step, col_step, b, b_at, panel_step, b_ste
 
 
 @leaf
+def row_product(rows, n, depth, run, a, a_at, row_step, col_step, b, b_at, panel_step, b_step, c, c_at, c_step, add):
+    """``product`` for one tile of rows: they stay in L1 while all of B passes, from a second-level cache.
+
+    No sum in float32 is longer than ``run``; where the next one is added to C digits are lost but once.
+    """
+    for j in range(0, n, PANEL):
+        for k in range(0, depth, run):
+            tile(
+                min(run, depth - k), a, a_at + k * col_step, row_step, col_step,
+                b, b_at + (j // PANEL) * panel_step + k * b_step, b_step, c, c_at + j, c_step,
+                rows, n - j, add or k > 0,
+            )  # fmt: skip
+
+
+@leaf
 def gather_product(m, n, depth, a, a_at, row, row_at, col, col_at, b, b_at, panel_step, b_step, c, c_at, c_step, add):
     """``product`` with A through tables, as in ``gather_tile``."""
     size = depth_step(depth)

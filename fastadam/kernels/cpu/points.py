@@ -317,10 +317,10 @@ def filter_transform(u, step, panel, w, taps, first, count, channels, out):
 
 
 @leaf
-def filter_adjoint(dw, at, du, du_at, size):
-    """dw = G' dU G: ``size`` numbers a tap (pairs of channels) from as many a point."""
+def filter_adjoint(dw, at, du, du_at, count, size):
+    """dw = G' dU G of ``count`` pairs of channels, which are ``size`` a tap and a point."""
     row = PATCH * size
-    for o in range(0, size, WIDTH):
+    for o in range(0, count, WIDTH):
         p, to = du_at + o, at + o
         u0, u1 = _g_transposed(load6(du, p, size)), _g_transposed(load6(du, p + row, size))
         p += 2 * row

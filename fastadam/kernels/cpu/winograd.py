@@ -15,7 +15,7 @@ import numpy as np
 
 from fastadam.kernels import MOST_LANES
 from fastadam.kernels.cpu.gemm import PANEL, TILE_ROWS, product
-from fastadam.kernels.cpu.jit import leaf
+from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import (
@@ -50,7 +50,7 @@ BLOCK_TILES = 48
 """A block has a multiple of so many tiles, whole tiles of the micro-kernel for every width of 2, 4 and 8 tiles."""
 
 
-def _tiles(size: int) -> int:
+def tiles(size: int) -> int:
     return -(-size // TILE)
 
 
@@ -67,13 +67,13 @@ def _block_rows(wide: int, c: int, oc: int, share: int) -> int:
     return min(share, -(-share // (blocks * whole)) * whole)
 
 
-def _point_step(rows: int, wide: int, channels: int) -> int:
+def point_step(rows: int, wide: int, channels: int) -> int:
     """Floats from one point to the next: whole tiles of the micro-kernel."""
     return -(-rows * wide // TILE_ROWS) * TILE_ROWS * odd_lines(channels) + PANEL
 
 
 @leaf
-def _fill_strip(work, at, row, start, fresh, x, n, first, high, wide, pad, channels, scale, shift, act):
+def fill_strip(work, at, row, start, fresh, x, n, first, high, wide, pad, channels, scale, shift, act):
     """Six padded rows of P(x) of sample n, a ring; the first is input row ``first``, outside there are zeros.
 
     Unless ``fresh``, the first two are there already.
@@ -99,7 +99,7 @@ def _ask_ahead(array, row, begin, rows, part, parts):
 
 
 @leaf
-def _pack_panel(worker, panel, work, w, c, oc, turned):
+def pack_panel(worker, panel, work, w, c, oc, turned):
     """U of a panel of C at the head of ``work``; or, ``turned``, of those filters that lead from OC back to C."""
     first = panel * PANEL
     if turned:
@@ -136,7 +136,7 @@ def _forward_task(
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
             start = ring(start, TILE)
-            _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
+            fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
             input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c)
         for part in range(POINTS * panels):
             p, o = part // panels, part % panels * PANEL
@@ -162,7 +162,7 @@ def _forward_task(
 
 def _forward_shares(y, moments, w):
     """(lanes, tasks, rows of tiles in a block): a task has whole lanes, about as many as make a block."""
-    samples, down, across = y.shape[0], _tiles(y.shape[1]), _tiles(y.shape[2])
+    samples, down, across = y.shape[0], tiles(y.shape[1]), tiles(y.shape[2])
     c, oc = w.shape[2:]
     lanes = moments.shape[0] if moments.size else min(samples, MOST_LANES)
     tasks = min(lanes, -(-samples * down // _most_rows(across, c, oc)))
@@ -173,23 +173,62 @@ def _forward_shares(y, moments, w):
 def forward_sizes(y, moments, w):
     """Floats of workspace: (shared by all threads, of each thread)."""
     c, oc = w.shape[2:]
-    across, (_, _, rows) = _tiles(y.shape[2]), _forward_shares(y, moments, w)
+    across, (_, _, rows) = tiles(y.shape[2]), _forward_shares(y, moments, w)
     strip = PATCH * (across * TILE + PATCH - TILE) * c
-    each = SCRATCH + strip + POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
+    each = SCRATCH + strip + POINTS * (point_step(rows, across, c) + point_step(rows, across, oc))
     return POINTS * c * oc, each
 
 
 def forward(y, moments, x, scale, shift, w, act, pad):
     """``conv2d_forward`` for 3 x 3 and stride 1."""
     c, oc = w.shape[2:]
-    across, (lanes, tasks, rows) = _tiles(y.shape[2]), _forward_shares(y, moments, w)
+    across, (lanes, tasks, rows) = tiles(y.shape[2]), _forward_shares(y, moments, w)
     shared, each = (aligned(size) for size in forward_sizes(y, moments, w))
     work = reserve(threaded(shared, each))
-    parallel(_pack_panel, c // PANEL, work, w.reshape(-1), c, oc, False)
+    parallel(pack_panel, c // PANEL, work, w.reshape(-1), c, oc, False)
     parallel(
         _forward_task, tasks, y, moments, x, scale, shift, work, shared, each, act, pad, lanes, tasks, rows,
-        odd_lines(c), _point_step(rows, across, c), odd_lines(oc), _point_step(rows, across, oc),
+        odd_lines(c), point_step(rows, across, c), odd_lines(oc), point_step(rows, across, oc),
     )  # fmt: skip
+
+
+@inlined
+def transform_gradient(
+    work, d, step, width, strip, dz, raw, n, ty, out_h, out_w, oc, across, gscale, ga, gb, gact
+):  # fmt: skip
+    """dM of row ``ty`` of the tiles of sample n; ``strip``, four rows of whole tiles, is zero beyond ``out_w``."""
+    at, row = (n * out_h + ty * TILE) * out_w * oc, across * TILE * oc
+    if across * TILE == out_w and (ty + 1) * TILE <= out_h:
+        gradient_transform(work, d, step, width, dz, raw, at, out_w * oc, across, oc, gscale, ga, gb, gact)
+        return
+    for i in range(TILE):  # tiles that hang over the edge are made whole
+        if ty * TILE + i < out_h:
+            pull_gradient(strip, i * row, dz, raw, at + i * out_w * oc, out_w, oc, gscale, ga, gb, gact)
+        else:
+            strip[i * row : i * row + out_w * oc] = np.float32(0)
+    gradient_transform(work, d, step, width, strip, raw, 0, row, across, oc, gscale, ga, gb, 0)
+
+
+@inlined
+def give_rows(
+    dx, sums, strip, row, start, work, v, step, width, n, ty, down, across, high, wide, c, pad, lane, x, scale, shift,
+    base, of, centre, act,
+):  # fmt: skip
+    """The rows of dx that row ``ty`` of the tiles of sample n completes; their dV is at ``v``, as V was.
+
+    strip   in and out: the ring of ``input_adjoint``, row ``start`` its first; what the next tiles add to stays there
+    """
+    if ty == 0:
+        for i in range(2):
+            head = ring(start, i) * row
+            strip[head : head + row] = np.float32(0)
+    input_adjoint(strip, row, start, work, v, step, width, across, c)
+    top = ty * TILE - pad  # the input row at the head of the strip
+    for h in range(max(0, top), min(high, top + (TILE if ty < down - 1 else PATCH))):
+        at, here = (n * high + h) * wide * c, ring(start, h - top) * row + pad * c
+        finish_gradient(
+            dx, at, strip, here, wide, c, x, scale, shift, base, act, sums, lane, of, centre, dx.size >= FAR
+        )  # fmt: skip
 
 
 @leaf
@@ -223,23 +262,11 @@ def _backward_lane(
         for r in range(count):
             n, ty = (begin + r) // down, (begin + r) % down
             start = ring(start, TILE)
-            _fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
+            fill_strip(strip, 0, row, start, ty == 0, x, n, ty * TILE - pad, high, wide, pad, c, scale, shift, act)
             input_transform(work, v_at + r * across * width_v, step_v, width_v, strip, row, start, across, c)
-            d, at = d_at + r * across * width_d, (n * out_h + ty * TILE) * out_w * oc
-            if across * TILE == out_w and (ty + 1) * TILE <= out_h:
-                gradient_transform(
-                    work, d, step_d, width_d, dz, raw, at, out_w * oc, across, oc, gscale, ga, gb, gact
-                )  # fmt: skip
-                continue
-            for i in range(TILE):  # tiles that hang over the edge are made whole
-                if ty * TILE + i < out_h:
-                    pull_gradient(
-                        strip_d, i * row_d, dz, raw, at + i * out_w * oc, out_w, oc, gscale, ga, gb, gact
-                    )  # fmt: skip
-                else:
-                    strip_d[i * row_d : i * row_d + out_w * oc] = np.float32(0)
-            gradient_transform(
-                work, d, step_d, width_d, strip_d, raw, 0, row_d, across, oc, gscale, ga, gb, 0
+            d = d_at + r * across * width_d
+            transform_gradient(
+                work, d, step_d, width_d, strip_d, dz, raw, n, ty, out_h, out_w, oc, across, gscale, ga, gb, gact
             )  # fmt: skip
         for p in range(POINTS):
             for o in range(0, oc, PANEL):
@@ -258,51 +285,41 @@ def _backward_lane(
                     )  # fmt: skip
                 _ask_ahead(x, TILE * wide * c, begin + count, rows, (p * c + i) // PANEL, POINTS * c // PANEL)
         start = before
-        for r in range(count):
+        for r in range(count if dx.size > 0 else 0):
             n, ty = (begin + r) // down, (begin + r) % down
             start = ring(start, TILE)
-            if dx.size == 0:
-                continue
-            if ty == 0:
-                for i in range(2):
-                    head = ring(start, i) * row
-                    strip_dx[head : head + row] = np.float32(0)
-            v = v_at + r * across * width_v
-            input_adjoint(strip_dx, row, start, work, v, step_v, width_v, across, c)
-            top = ty * TILE - pad  # the input row at the head of the strip
-            for h in range(max(0, top), min(high, top + (TILE if ty < down - 1 else PATCH))):
-                at, here = (n * high + h) * wide * c, ring(start, h - top) * row + pad * c
-                finish_gradient(
-                    dx, at, strip_dx, here, wide, c, x, scale, shift, base, act, sums, lane, of, centre, dx.size >= FAR
-                )  # fmt: skip
-    filter_adjoint(dw, lane * 9 * pairs, work, du, pairs)
+            give_rows(
+                dx, sums, strip_dx, row, start, work, v_at + r * across * width_v, step_v, width_v, n, ty, down,
+                across, high, wide, c, pad, lane, x, scale, shift, base, of, centre, act,
+            )  # fmt: skip
+    filter_adjoint(dw, lane * 9 * pairs, work, du, pairs, pairs)
 
 
 def _backward_block(dw, dz, w):
     """Rows of tiles in a block of a lane."""
-    share = -(-dz.shape[0] // dw.shape[0]) * _tiles(dz.shape[1])
-    return _block_rows(_tiles(dz.shape[2]), w.shape[2], w.shape[3], share)
+    share = -(-dz.shape[0] // dw.shape[0]) * tiles(dz.shape[1])
+    return _block_rows(tiles(dz.shape[2]), w.shape[2], w.shape[3], share)
 
 
 def backward_sizes(dx, dw, dz, w):
     """Floats of workspace: (shared by all threads, of each thread)."""
     c, oc = w.shape[2:]
-    across, rows = _tiles(dz.shape[2]), _backward_block(dw, dz, w)
+    across, rows = tiles(dz.shape[2]), _backward_block(dw, dz, w)
     strips = 2 * PATCH * (across * TILE + PATCH - TILE) * c + TILE * across * TILE * oc
-    blocks = POINTS * (_point_step(rows, across, c) + _point_step(rows, across, oc))
+    blocks = POINTS * (point_step(rows, across, c) + point_step(rows, across, oc))
     return (POINTS + 9) * c * oc if dx.size else 0, strips + POINTS * c * oc + blocks
 
 
 def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, pad):
     """``conv2d_backward`` for 3 x 3 and stride 1. A lane owns its samples of dx and its share of dw and of sums."""
     c, oc = w.shape[2:]
-    across, rows = _tiles(dz.shape[2]), _backward_block(dw, dz, w)
+    across, rows = tiles(dz.shape[2]), _backward_block(dw, dz, w)
     shared, each = (aligned(size) for size in backward_sizes(dx, dw, dz, w))
     work = reserve(threaded(shared, each))
     if dx.size:
-        parallel(_pack_panel, oc // PANEL, work, w.reshape(-1), c, oc, True)
+        parallel(pack_panel, oc // PANEL, work, w.reshape(-1), c, oc, True)
     parallel(
         _backward_lane, len(dw), dx, sums, dw, dz, raw, gscale, ga, gb, x, scale, shift, base, of, centre,
         work, shared, each, act, gact, pad, rows,
-        odd_lines(c), _point_step(rows, across, c), odd_lines(oc), _point_step(rows, across, oc),
+        odd_lines(c), point_step(rows, across, c), odd_lines(oc), point_step(rows, across, oc),
     )  # fmt: skip
