@@ -10,7 +10,7 @@ from fastadam.kernels.cpu.jit import inlined, leaf
 from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.pending import activate, finish_gradient
-from fastadam.kernels.cpu.simd import FAR, WIDTH, cut, load, put, splat, store, where_beaten, zeros
+from fastadam.kernels.cpu.simd import FAR, LINE, WIDTH, cut, load, prefetch, put, splat, store, where_beaten, zeros
 from fastadam.kernels.cpu.workspace import aligned, reserve, sized, threaded
 
 ZERO, ONE, TWO, THREE = float32(0), float32(1), float32(2), float32(3)
@@ -31,10 +31,13 @@ def _beats(v, best):
 
 @leaf
 def _max_row(y, top, low, columns, channels, scale, shift, act):
-    """One row of y from two rows of x."""
+    """One row of y from two rows of x; the next two are asked for on the way."""
     floor = ZERO if act & 2 else NO_FLOOR
     for column in range(columns):
         at = 2 * column * channels
+        for i in range(at + 2 * top.size, at + 2 * (top.size + channels), LINE):
+            prefetch(top, i)
+            prefetch(low, i)
         out = y[column * channels : (column + 1) * channels]
         x0, x1 = top[at : at + channels], top[at + channels : at + 2 * channels]
         x2, x3 = low[at : at + channels], low[at + channels : at + 2 * channels]
@@ -121,6 +124,8 @@ def _unpool_rows(
             at0 = at + 2 * column * channels + c
             at2 = at0 + row
             at1, at3 = at0 + channels, at2 + channels
+            for i in (at0, at1, at2, at3):  # the next two rows
+                prefetch(x, i + 2 * row)
             x0, x1, x2, x3 = load(x, at0) * s + b, load(x, at1) * s + b, load(x, at2) * s + b, load(x, at3) * s + b
             if relu:
                 x0, x1, x2, x3 = cut(x0, x0), cut(x1, x1), cut(x2, x2), cut(x3, x3)
