@@ -12,7 +12,7 @@ first: a signed offset in an index has numba check for wrap-around, which keeps 
 from numpy import float32
 
 from fastadam.kernels.cpu.jit import inlined, leaf
-from fastadam.kernels.cpu.simd import WIDTH, cut, load, put, splat, store, zeros
+from fastadam.kernels.cpu.simd import WIDTH, cut, load, prefetch, put, splat, store, zeros
 
 ZERO, ONE = float32(0), float32(1)
 
@@ -90,10 +90,12 @@ def pull_gradient(d, d_at, dz, raw, at, pixels, channels, gscale, ga, gb, gact):
 
 @leaf
 def _pull_block(d, d_at, dz, raw, at, pixels, channels, gscale, ga, gb):
-    whole = channels // WIDTH * WIDTH
+    whole, following = channels // WIDTH * WIDTH, at + pixels * channels
     for c in range(0, whole, WIDTH):
         s, a, b = load(gscale, c), load(ga, c), load(gb, c)
         for i in range(c, pixels * channels, channels):
+            prefetch(dz, following + i)
+            prefetch(raw, following + i)
             store(d, d_at + i, load(dz, at + i) * s + (load(raw, at + i) * b + a))
     for c in range(whole, channels):
         for i in range(c, pixels * channels, channels):
