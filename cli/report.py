@@ -24,8 +24,13 @@ def epoch_line(record: Mapping[str, Any]) -> str:
         f"epoch {record['epoch']:3}  step {record['step']:6,}  lr {record['lr']:.2e}  "
         f"train {_loss(record['train_loss'])} {_percent(record['train_accuracy'])}  "
         f"val {_loss(record['val_loss'])} {_percent(record['val_accuracy'])}  "
-        f"{record['samples_per_second']:,.0f} images/s  {record['seconds']:.1f} s"
+        f"{rate(record['samples_per_second'])}  {record['seconds']:.1f} s"
     )
+
+
+def rate(samples_per_second: float) -> str:
+    """How fast it trained; a run that went on with nothing left of its epoch did not."""
+    return f"{samples_per_second:,.0f} images/s" if samples_per_second else "- images/s"
 
 
 def _loss(value: float | None) -> str:

@@ -26,7 +26,7 @@ from .options import (
     switch,
     unused_variables,
 )
-from .report import PlainReporter, make_reporter
+from .report import PlainReporter, make_reporter, rate
 from .tables import show_table
 
 SOURCES = ("default", "file", "environment", "command line")
@@ -169,7 +169,7 @@ def _in_words(summary: dict[str, Any]) -> str:
     told = "-" if accuracy is None else f"{100 * accuracy:.2f} %"
     lines = [
         f"test accuracy  {told}  ({summary['model']} on {summary['dataset']})",
-        f"time           {human_seconds(summary['seconds'])}, {summary['samples_per_second']:,.0f} images/s",
+        f"time           {human_seconds(summary['seconds'])}, {rate(summary['samples_per_second'])}",
         f"run            {Path(summary['checkpoint']).parent}",
     ]
     return "\n".join(lines)

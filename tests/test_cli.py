@@ -552,6 +552,7 @@ def test_an_epoch_is_a_line():
     for part in ("epoch   3", "step  1,200", "1.5000 50.00 %", "val - 51.23 %", "3,210 images/s", "12.3 s"):
         assert part in line
     assert "\n" not in line
+    assert "- images/s" in epoch_line({**RECORD, "samples_per_second": 0.0})
 
 
 def tell(reporter):
