@@ -37,6 +37,7 @@ from fastadam.case import (
 from fastadam.cases_layerwise import layerwise_cases, unit_cases
 from fastadam.cases_muon import muon_cases
 from fastadam.kernels import rules
+from fastadam.kernels.lanes import DEEP_PAIRS
 from fastadam.kernels.rules import Hyper
 
 
@@ -151,9 +152,6 @@ CONVOLUTIONS = (
     (2, 5, 7, 128, 256, 3, 1, 1),  # so many channels that CPUs go point by point
 )
 
-ONE_LANE = 1 << 15
-"""Pairs of channels from which on dw has one lane, whatever those of sums."""
-
 
 def conv_cases() -> Iterator[Case]:
     """Kernels 1, 2, 3, 5; strides 1 to 3; padding 0 to 2."""
@@ -171,7 +169,7 @@ def conv_cases() -> Iterator[Case]:
             )  # fmt: skip
         for tail in itertools.chain(TAILS if number == 0 else (), (next(tails), next(tails))):
             gact = (tail.act + number) % 2
-            lanes = min(tail.lanes or 2, N) if C * OC < ONE_LANE else 1
+            lanes = min(tail.lanes or 2, N) if C * OC < DEEP_PAIRS else 1
             yield Case(
                 "conv2d_backward", tail.outs(x, taps * OC) | {"dw": Array((lanes, *w), junk, 4 * pixels)},
                 gradient(y, gact) | weights | pending(x, tail.act) | tail.ins(x),

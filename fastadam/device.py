@@ -67,7 +67,7 @@ class Device(Protocol):
     ops: Any
 
     def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
-        """How many partial sums a filter's gradient is kept in for ``sum_lanes``: ``lanes.FilterLanes``."""
+        """``lanes.FilterLanes`` of its ops: how many partial sums a filter's gradient is kept in."""
 
     def running(self) -> AbstractContextManager[None]:
         """Run kernels inside: alone, for programs share memory and cores."""

@@ -9,7 +9,7 @@ import numpy as np
 from fastadam.arena import segment_table
 from fastadam.calls import Slot
 from fastadam.graph import Graph, Shape
-from fastadam.kernels.lanes import FilterLanes, filter_lanes
+from fastadam.kernels.lanes import FilterLanes, lanes_of_samples
 from fastadam.kernels.rules import MOMENT_DTYPES
 from fastadam.matrices import hidden_matrices
 from fastadam.memory import Lifetimes, lifetimes, place
@@ -86,7 +86,7 @@ class Plan:
         sam: float | None = None,
         ema: bool = False,
         average: bool = False,
-        filter_lanes: FilterLanes = filter_lanes,
+        filter_lanes: FilterLanes = lanes_of_samples,
     ) -> None:
         count = batch if image_count is None else image_count
         _check_settings(batch, mode, source, count, augment, smoothing)

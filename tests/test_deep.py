@@ -7,6 +7,9 @@ from fastadam import models
 from fastadam.device import CpuDevice
 from fastadam.kernels.cpu import winograd, winograd_deep
 from fastadam.kernels.cpu.choose import filter_lanes, is_deep
+from fastadam.kernels.cpu.parallel import parallel
+from fastadam.kernels.cpu.points import POINTS
+from fastadam.kernels.cpu.workspace import odd_lines
 from fastadam.plan import Plan
 
 Arrays = dict[str, np.ndarray]
@@ -43,6 +46,7 @@ def gradients(module, x_shape, outputs, pad, lanes, dw_lanes, *, act=3, gact=1, 
         ((70, 2, 3, 16), 16, 1, 0, {"act": 1}),
         ((6, 4, 4, 16), 48, 1, 0, {"dx": False}),
         ((1, 4, 4, 144), 160, 1, 1, {}),
+        ((80, 8, 8, 32), 144, 1, 8, {}),  # several tasks of tiles, and of runs, a point
     ],
 )
 @pytest.mark.parametrize("group_tiles", [1, 24, 512])
@@ -64,6 +68,30 @@ def test_same_bits_for_any_threads(monkeypatch):
             found.append(gradients(winograd_deep, (9, 5, 7, 32), 48, 1, 9, 1))
     for name, array in found[0].items():
         np.testing.assert_array_equal(array, found[1][name], err_msg=name)
+
+
+def test_a_task_writes_what_is_its_own():
+    """The first of two tasks of tiles leaves those of the second alone, however high a micro-kernel's tile is."""
+    c = oc = 16
+    count = winograd_deep.ROWS + 5
+    v = POINTS * c * oc, odd_lines(c), winograd.point_step(count, 1, c)
+    d = v[0] + POINTS * v[2], odd_lines(oc), winograd.point_step(count, 1, oc)
+    work = np.full(d[0] + POINTS * d[2], 7, np.float32)
+    parallel(winograd_deep._input_rows, 1, work, count, c, oc, *v, *d)
+    rows = work[v[0] : v[0] + count * v[1]].reshape(count, v[1])
+    assert (rows[: winograd_deep.ROWS, :c] != 7).all()
+    assert (rows[winograd_deep.ROWS :] == 7).all()
+
+
+@pytest.mark.parametrize("dx", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "outputs", "pad"), [((32, 8, 8, 144), 144, 2), ((26, 5, 7, 128), 32, 3), ((40, 20, 20, 16), 128, 1)]
+)
+def test_lanes_of_many_blocks_have_the_filters_gradient(shape, outputs, pad, dx):
+    """Blocks that end within a sample, with and without a gradient of the input: the sums of both ways agree."""
+    lanes = gradients(winograd, shape, outputs, pad, 3, 3, dx=dx)["dw"].sum(0, dtype=np.float64)
+    whole = gradients(winograd_deep, shape, outputs, pad, 3, 1, dx=dx)["dw"][0]
+    np.testing.assert_allclose(whole, lanes, atol=4e-6 * np.abs(lanes).max())
 
 
 def test_nan_reaches_every_gradient_it_must():

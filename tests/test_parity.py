@@ -8,6 +8,7 @@ import pytest
 from fastadam import models, optim
 from fastadam.device import get_device
 from fastadam.kernels import cpu
+from fastadam.kernels.cpu.choose import filter_lanes
 from fastadam.trainer import Trainer
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
@@ -198,7 +199,7 @@ def _our_passes(
             cpu.linear_backward(dx, no_sums, dw, dy, absent, no_vector, no_vector, no_vector, w, *tail, 0, 0)
             return y[..., None, None], dx.transpose(0, 3, 1, 2), dw[..., None, None]
         w = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
-        lanes = np.empty((4, *w.shape), np.float32)
+        lanes = np.empty((filter_lanes(len(x), dy.shape[1:3], w.shape, stride), *w.shape), np.float32)
         cpu.conv2d_forward(y, no_sums, x, no_vector, no_vector, w, 0, stride, pad)
         gradient = (dy, no_tensor, no_vector, no_vector, no_vector)
         cpu.conv2d_backward(dx, no_sums, lanes, *gradient, w, *tail, 0, 0, stride, pad)

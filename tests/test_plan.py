@@ -16,7 +16,7 @@ from fastadam.arena import Arena, segment_table
 from fastadam.calls import Slot
 from fastadam.graph import Graph, Node
 from fastadam.interpret import interpret
-from fastadam.kernels.lanes import filter_lanes, lane_count
+from fastadam.kernels.lanes import lane_count, lanes_of_samples
 from fastadam.kernels.rules import Hyper
 from fastadam.memory import lifetimes, live_peak, place
 from fastadam.plan import Plan
@@ -257,11 +257,11 @@ def test_lane_count():
     assert lane_count(2, 1 << 27) == 2
     assert lane_count(128, 4 * 9 * 2048 * 2048) == 7
     assert lane_count(128, 1 << 50) == 1
-    assert filter_lanes(128, (8, 8), (3, 3, 64, 64), 1) == 16
-    assert filter_lanes(128, (1, 1), (3, 3, 1, 1), 2) == 8
-    assert filter_lanes(3, (1, 1), (3, 3, 1, 1), 2) == 3
-    assert filter_lanes(128, (8, 8), (1, 1, 1 << 25, 32), 1) == 2
-    assert filter_lanes(1, (8, 8), (3, 3, 64, 64), 1) == 1
+    assert lanes_of_samples(128, (8, 8), (3, 3, 64, 64), 1) == 16
+    assert lanes_of_samples(128, (1, 1), (3, 3, 1, 1), 2) == 8
+    assert lanes_of_samples(3, (1, 1), (3, 3, 1, 1), 2) == 3
+    assert lanes_of_samples(128, (8, 8), (1, 1, 1 << 25, 32), 1) == 2
+    assert lanes_of_samples(1, (8, 8), (3, 3, 64, 64), 1) == 1
 
 
 def test_lanes_do_not_change_with_anything_but_shape():

@@ -9,7 +9,7 @@ from fastadam.device import Device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import OutOfMemoryError
 from fastadam.graph import Graph
-from fastadam.kernels.lanes import FilterLanes, filter_lanes
+from fastadam.kernels.lanes import FilterLanes, lanes_of_samples
 from fastadam.plan import Plan
 from fastadam.trainer import plan_settings, training_settings
 from fastadam.units import human_bytes
@@ -37,7 +37,7 @@ def batches(size: int, count: int = BATCHES) -> list[Batch]:
     return made
 
 
-def training_plan(graph: Graph, batch: int, filter_lanes: FilterLanes = filter_lanes) -> Plan:
+def training_plan(graph: Graph, batch: int, filter_lanes: FilterLanes = lanes_of_samples) -> Plan:
     """The plan of a ``Trainer``'s step by Adam on such a batch, for a device with these ``filter_lanes``."""
     feed = Feed(np.empty((0, 3, 32, 32), np.float32), np.empty(0, np.int32))
     settings = training_settings("adam", (), 0.0, None, "weights", None)

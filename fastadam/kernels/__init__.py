@@ -19,7 +19,8 @@ pending ReLU cut x; with act 4 the mask covers the base too. ``sums`` (L, 2, C) 
 dx * (of - centre).
 
 **Lanes.** A sum over the batch is kept in L partial sums over contiguous shares of the samples; L depends on
-shapes only, and lanes are added in their order. So the bits do not depend on the number of threads.
+shapes only, and lanes are added in their order. So the bits do not depend on the number of threads. No lane is
+without a sample.
 
 **Groups.** An update is one pass over flat arenas. ``groups`` (K, 3) int64 has rows (start, end, group) that
 tile them in order, and ``h`` (G, fields) float32 a row of ``rules.Hyper`` for each group. In ``adamw_update`` there

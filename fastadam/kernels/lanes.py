@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 from fastadam.kernels import MOST_LANES
 
+DEEP_PAIRS = 1 << 15
+"""Pairs of channels of a filter whose gradient, at Winograd's 36 numbers each, is too much for every lane to have."""
+
 LANE_PIXELS = 512
 """Pixels of its output that a convolution's lane has: fewer are not worth partial sums of the filters' gradient."""
 
@@ -29,8 +32,11 @@ def lane_count(samples: int, partial_bytes: int) -> int:
     return min(samples, max(few, min(MOST_LANES, (16 << 20) // partial_bytes)))
 
 
-def filter_lanes(samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
-    """``FilterLanes`` of an op whose every task adds up samples of its own: two lanes or more."""
+def lanes_of_samples(samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
+    """``FilterLanes`` of an op that goes through its lanes of samples, in each of which it writes dw and sums.
+
+    Two or more, if there are two samples: one says that the op adds up itself, and that sums have lanes of their own.
+    """
     height, width, channels, outputs = filters
     most = max(8, samples * out[0] * out[1] // LANE_PIXELS)
     return min(samples, max(2, min(most, lane_count(samples, 4 * height * width * channels * outputs))))

@@ -10,17 +10,14 @@ Winograd multiplies 36 times a tile where a direct product multiplies 9 times a 
 tile; its transforms cost about a third of that quarter.
 """
 
-from fastadam.kernels import lanes
 from fastadam.kernels.cpu.gemm import PANEL
+from fastadam.kernels.lanes import DEEP_PAIRS, lanes_of_samples
 
 _TRANSFORMS = 1.5
 """Cost of a tile with its transforms, in units of its 36 multiplications a pair of channels."""
 
 _MOST_PAIRS = 1 << 19
-"""Pairs of channels: filters are kept with 36 numbers a pair, 75 MB for so many."""
-
-_DEEP_PAIRS = 1 << 15
-"""Pairs of channels whose gradient, 4.7 MB, is too much for every thread, and for every lane, to have its own."""
+"""Pairs of channels: filters and their gradient are kept with 72 numbers a pair, 151 MB for so many."""
 
 
 def uses_winograd(kernel: tuple[int, int], stride: int, out: tuple[int, int], c: int, oc: int) -> bool:
@@ -33,14 +30,11 @@ def uses_winograd(kernel: tuple[int, int], stride: int, out: tuple[int, int], c:
 
 def is_deep(kernel: tuple[int, int], stride: int, out: tuple[int, int], c: int, oc: int) -> bool:
     """Whether the gradients of such a convolution are computed point by point, the filters' in one lane."""
-    return c * oc >= _DEEP_PAIRS and uses_winograd(kernel, stride, out, c, oc)
+    return c * oc >= DEEP_PAIRS and uses_winograd(kernel, stride, out, c, oc)
 
 
 def filter_lanes(samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
     """``lanes.FilterLanes`` of the CPU."""
     high, wide, c, oc = filters
-    return (
-        1
-        if is_deep((high, wide), stride, (out[0], out[1]), c, oc)
-        else lanes.filter_lanes(samples, out, filters, stride)
-    )
+    deep = is_deep((high, wide), stride, (out[0], out[1]), c, oc)
+    return 1 if deep else lanes_of_samples(samples, out, filters, stride)

@@ -284,7 +284,8 @@ def _backward_lane(
                         work, p * pairs + i * oc + k * PANEL, 0, PANEL, work, v_at + p * step_v + i, width_v, k > 0,
                     )  # fmt: skip
                 _ask_ahead(x, TILE * wide * c, begin + count, rows, (p * c + i) // PANEL, POINTS * c // PANEL)
-        start = before
+        if dx.size > 0:
+            start = before  # the ring of dx's strip goes with that of x's
         for r in range(count if dx.size > 0 else 0):
             n, ty = (begin + r) // down, (begin + r) % down
             start = ring(start, TILE)

@@ -4,7 +4,8 @@
 pair of channels. With many channels both are larger than a second-level cache, and lanes are few, as each writes a
 gradient of its own. So here a group of samples is transformed first; then a point of all its tiles, the point's
 filters and their gradient, a 36th of all, meet in two products; and the input's gradient is transformed back.
-Threads share samples in the transforms, points and tiles in the products, and the filters' gradient has one lane.
+Threads share samples or lanes in the transforms, points with tiles or channels in the products, and the filters'
+gradient has one lane.
 """
 
 import numpy as np
@@ -29,8 +30,8 @@ from fastadam.kernels.cpu.workspace import aligned, odd_lines, reserve, threaded
 GROUP_TILES = 512
 """Tiles of a group, about: enough for the gradient of the filters to be written seldom."""
 
-ROWS = 128
-"""Tiles whose products with a point's filters are a task."""
+ROWS, CHANNELS = 144, 48
+"""Tiles, and input channels, that a task of the products owns: whole tiles of the micro-kernel of any width."""
 
 PAIRS = 8192
 """Pairs of channels whose gradient is transformed back in a task."""
@@ -66,12 +67,12 @@ def _transform_sample(
 def _filter_rows(
     worker, task, work, du, count, c, oc, more, v_at, width_v, step_v, d_at, width_d, step_d
 ):  # fmt: skip
-    """dU[p] (+)= V[p]' @ dM[p] for a point and a panel of input channels, over the ``count`` tiles of a group."""
-    panels = c // PANEL
-    p, first = task // panels, task % panels * PANEL
-    for i in range(first, first + PANEL, TILE_ROWS):
+    """dU[p] (+)= V[p]' @ dM[p] for a point and some input channels, over the ``count`` tiles of a group."""
+    parts = (c + CHANNELS - 1) // CHANNELS
+    p, first = task // parts, task % parts * CHANNELS
+    for i in range(first, min(c, first + CHANNELS), TILE_ROWS):
         row_product(
-            min(TILE_ROWS, first + PANEL - i), oc, count, RUN, work, v_at + p * step_v + i, 1, width_v,
+            min(TILE_ROWS, c - i), oc, count, RUN, work, v_at + p * step_v + i, 1, width_v,
             work, d_at + p * step_d, PANEL, width_d, work, du + (p * c + i) * oc, oc, more,
         )  # fmt: skip
 
@@ -133,8 +134,8 @@ def backward_sizes(dx, sums, dz, w):
     down, across = tiles(high), tiles(wide)
     _, most = _groups(_lanes(sums, samples), samples, down * across)
     strips = PATCH * (across * TILE + PATCH - TILE) * c + TILE * across * TILE * oc
-    filters = (POINTS + 9) * c * oc if dx.size else 0
-    return filters + POINTS * (c * oc + point_step(most, 1, c) + point_step(most, 1, oc)), strips
+    filters = 2 * POINTS * c * oc if dx.size else POINTS * c * oc
+    return filters + POINTS * (point_step(most, 1, c) + point_step(most, 1, oc)), strips
 
 
 def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of, centre, act, gact, pad):
@@ -144,7 +145,7 @@ def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of
     groups, most = _groups(lanes, samples, down * across)
     shared, each = (aligned(size) for size in backward_sizes(dx, sums, dz, w))
     work = reserve(threaded(shared, each))
-    du = (POINTS + 9) * pairs if dx.size else 0
+    du = POINTS * pairs if dx.size else 0  # where the turned filters lie while they are packed
     v_at = du + POINTS * pairs
     v = v_at, odd_lines(c), point_step(most, 1, c)
     d = v_at + POINTS * v[2], odd_lines(oc), point_step(most, 1, oc)
@@ -158,7 +159,7 @@ def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of
             _transform_sample, end - first, first, x, scale, shift, dz, raw, gscale, ga, gb, work, shared, each,
             act, gact, pad, *v, *d,
         )  # fmt: skip
-        parallel(_filter_rows, POINTS * c // PANEL, work, du, count, c, oc, group > 0, *v, *d)
+        parallel(_filter_rows, POINTS * -(-c // CHANNELS), work, du, count, c, oc, group > 0, *v, *d)
         if dx.size:
             parallel(_input_rows, POINTS * -(-count // ROWS), work, count, c, oc, *v, *d)
             parallel(
