@@ -189,6 +189,8 @@ LINEARS: tuple[tuple[Shape, int], ...] = (
     ((50, 2, 2, 8), 33),
     ((1, 3, 3, 32), 100),
     ((130, 16), 48),
+    ((201, 20), 11),
+    ((70, 12), 50),
 )
 
 
@@ -359,6 +361,8 @@ def norm_cases() -> Iterator[Case]:
         ((1,), (1, 2, 1)),
         ((97, 101), (7, 97, 101)),
         ((1003,), (64, 1003)),
+        ((10,), (131, 10)),
+        ((31,), (50, 31)),
     ):
         exact = Array(y, junk, terms=0)  # in float64, so that only the result is rounded
         yield Case("sum_lanes", {"y": exact}, {"part": Array(part, normal)}, rtol=1e-7)
