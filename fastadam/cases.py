@@ -139,9 +139,9 @@ CONVOLUTIONS = (
     (3, 6, 5, 17, 16, 1, 2, 0),
     (2, 7, 7, 33, 40, 3, 1, 0),
     (1, 4, 9, 2, 3, 5, 3, 1),
-    (3, 8, 8, 16, 32, 3, 1, 1),  # from here on by Winograd's algorithm, with ragged tiles
+    (3, 8, 8, 32, 32, 3, 1, 1),  # from here on by Winograd's algorithm, with ragged tiles
     (1, 30, 31, 32, 16, 3, 1, 1),
-    (5, 5, 7, 16, 16, 3, 1, 0),
+    (5, 6, 7, 48, 16, 3, 1, 0),
     (2, 9, 4, 48, 16, 3, 1, 2),
     (4, 30, 31, 3, 10, 3, 1, 1),  # so many pixels that GPUs share out a lane's
     (3, 16, 24, 64, 68, 3, 1, 1),  # whole patches of 8 x 8 pixels, as tensor cores take them

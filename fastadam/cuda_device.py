@@ -29,7 +29,7 @@ class CudaDevice:
         self._driver, self._number = driver, number
         self.card = driver.open_card(number, precision)
         self.memory = driver.start(number)
-        self.ops: Any = cuda if precision == "float32" else cuda.with_precision(precision)
+        self.ops: Any = cuda.with_precision(precision, self.card.balance)
         self.name, self.threads = f"cuda:{number}", usable_threads(threads)
         self.description = f"{self.name}, {self.card.name}, compute capability {_dotted(self.card.capability)}"
         if precision != "float32":

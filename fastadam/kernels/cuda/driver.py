@@ -7,6 +7,7 @@ a cure of its own.
 import contextlib
 import gc
 import importlib.metadata
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,6 +23,12 @@ LEAST_CAPABILITY = 7, 5
 TENSOR_CAPABILITY = 8, 0
 """Of TF32 and bfloat16 products: Ampere."""
 
+BALANCE = 2.0**4.5
+"""Of an H100, and of a card whose driver does not tell: see ``Card``."""
+
+FULL_CAPABILITY = 8, 6
+"""From which on a multiprocessor has 128 lanes for float32; before it has 64."""
+
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
 
@@ -35,12 +42,17 @@ if config.ENABLE_CUDASIM:  # the simulator's arrays forget what they are when an
 
 
 class Card(NamedTuple):
-    """A GPU: its number, name, compute capability and multiprocessors."""
+    """A GPU: its number, name, compute capability and multiprocessors.
+
+    ``balance``: float32 operations that it can do in the time of a byte of its memory, to a power of the root of 2.
+    Copies of one card whose clocks differ a little have the same.
+    """
 
     number: int
     name: str
     capability: tuple[int, int]
     multiprocessors: int
+    balance: float = BALANCE
 
 
 def versions():
@@ -70,7 +82,22 @@ def _card(number):
     """What the driver tells of a card without anything being started on it."""
     device = cuda.gpus[number]
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-    return Card(number, name, tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT))
+    capability, multiprocessors = tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT)
+    return Card(number, name, capability, multiprocessors, balance_of(device, capability, multiprocessors))
+
+
+def balance_of(device, capability, multiprocessors):
+    """The balance of a card, see ``Card``, from what its driver says of clocks (kHz) and of the bus of its memory."""
+    try:
+        clock, memory_clock = int(device.CLOCK_RATE), int(device.MEMORY_CLOCK_RATE)
+        width = int(device.GLOBAL_MEMORY_BUS_WIDTH)
+    except Exception:  # whatever says that there is no such attribute
+        return BALANCE
+    lanes = 64 if capability < FULL_CAPABILITY else 128
+    operations, rate = 2 * lanes * multiprocessors * clock, 2 * memory_clock * width / 8
+    if operations <= 0 or rate <= 0:
+        return BALANCE
+    return 2.0 ** (round(2 * math.log2(operations / rate)) / 2)
 
 
 def _check_versions():
