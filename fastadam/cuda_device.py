@@ -21,6 +21,7 @@ class CudaDevice:
 
     is_host = False
     filter_lanes = 1
+    packages: tuple[str, ...] = ("numba-cuda",)
 
     def __init__(self, number: int, threads: int | None = None, precision: str = "float32"):
         driver = _find_driver(threads)

@@ -58,6 +58,7 @@ class Device(Protocol):
     threads        of the CPU
     ops            a module with a function for each name of ``fastadam.kernels.OPS``
     filter_lanes   the most partial sums that a filter's gradient is kept in for ``sum_lanes``
+    packages       that decide its bits, beside ``versions.DECISIVE``
     """
 
     name: str
@@ -66,6 +67,7 @@ class Device(Protocol):
     threads: int
     ops: Any
     filter_lanes: int
+    packages: tuple[str, ...]
 
     def running(self) -> AbstractContextManager[None]:
         """Run kernels inside: alone, for programs share memory and cores."""
@@ -149,6 +151,7 @@ class CpuDevice:
     name = "cpu"
     is_host = True
     filter_lanes = MOST_LANES
+    packages: tuple[str, ...] = ()
 
     def __init__(self, threads: int | None = None):
         if threads is not None and threads < 1:
