@@ -140,9 +140,9 @@ CONVOLUTIONS = (
     (3, 6, 5, 17, 16, 1, 2, 0),
     (2, 7, 7, 33, 40, 3, 1, 0),
     (1, 4, 9, 2, 3, 5, 3, 1),
-    (3, 8, 8, 16, 32, 3, 1, 1),  # from here on by Winograd's algorithm, with ragged tiles
+    (3, 8, 8, 32, 32, 3, 1, 1),  # from here on by Winograd's algorithm, with ragged tiles
     (1, 30, 31, 32, 16, 3, 1, 1),
-    (5, 5, 7, 16, 16, 3, 1, 0),
+    (5, 6, 7, 48, 16, 3, 1, 0),
     (2, 9, 4, 48, 16, 3, 1, 2),
     (4, 30, 31, 3, 10, 3, 1, 1),  # so many pixels that GPUs share out a lane's
     (3, 16, 24, 64, 68, 3, 1, 1),  # whole patches of 8 x 8 pixels, as tensor cores take them
@@ -191,6 +191,8 @@ LINEARS: tuple[tuple[Shape, int], ...] = (
     ((50, 2, 2, 8), 33),
     ((1, 3, 3, 32), 100),
     ((130, 16), 48),
+    ((201, 20), 11),
+    ((70, 12), 50),
 )
 
 
@@ -361,6 +363,8 @@ def norm_cases() -> Iterator[Case]:
         ((1,), (1, 2, 1)),
         ((97, 101), (7, 97, 101)),
         ((1003,), (64, 1003)),
+        ((10,), (131, 10)),
+        ((31,), (50, 31)),
     ):
         exact = Array(y, junk, terms=0)  # in float64, so that only the result is rounded
         yield Case("sum_lanes", {"y": exact}, {"part": Array(part, normal)}, rtol=1e-7)

@@ -20,6 +20,7 @@ class CudaDevice:
     """Device memory, CUDA kernels, one stream. DeviceError, with the cure, if there is no such GPU to be used."""
 
     is_host = False
+    packages: tuple[str, ...] = ("numba-cuda",)
 
     def __init__(self, number: int, threads: int | None = None, precision: str = "float32"):
         driver = _find_driver(threads)
@@ -28,7 +29,7 @@ class CudaDevice:
         self._driver, self._number = driver, number
         self.card = driver.open_card(number, precision)
         self.memory = driver.start(number)
-        self.ops: Any = cuda if precision == "float32" else cuda.with_precision(precision)
+        self.ops: Any = cuda.with_precision(precision, self.card.balance)
         self.name, self.threads = f"cuda:{number}", usable_threads(threads)
         self.description = f"{self.name}, {self.card.name}, compute capability {_dotted(self.card.capability)}"
         if precision != "float32":

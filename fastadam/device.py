@@ -58,6 +58,7 @@ class Device(Protocol):
     is_host        whether its memory is the host's
     threads        of the CPU
     ops            a module with a function for each name of ``fastadam.kernels.OPS``
+    packages       that decide its bits, beside ``versions.DECISIVE``
     """
 
     name: str
@@ -65,6 +66,7 @@ class Device(Protocol):
     is_host: bool
     threads: int
     ops: Any
+    packages: tuple[str, ...]
 
     def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
         """``lanes.FilterLanes`` of its ops: how many partial sums a filter's gradient is kept in."""
@@ -150,6 +152,7 @@ class CpuDevice:
 
     name = "cpu"
     is_host = True
+    packages: tuple[str, ...] = ()
 
     def __init__(self, threads: int | None = None):
         if threads is not None and threads < 1:

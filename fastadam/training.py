@@ -229,7 +229,7 @@ class _Run:
             "samples_per_second": round(last.get("samples_per_second", 0.0), 1),
             "peak_memory_bytes": _peak_memory(),
             "checkpoint": str(self.folder.best),
-            "versions": installed(*DECISIVE),
+            "versions": installed(*DECISIVE, *device.packages),
         }
         self.folder.write_summary(summary)
         return summary

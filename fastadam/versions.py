@@ -4,7 +4,7 @@ import platform
 from importlib import metadata
 
 DECISIVE = ("fastadam", "numba", "llvmlite", "numpy")
-"""Packages that decide the bits and the speed of a run."""
+"""Packages that decide the bits and the speed of a run; a device names others, see ``device.Device``."""
 
 
 def installed(*packages: str) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Flat arenas of named views, and the two layouts of a parameter."""
 
+import weakref
+
 import numpy as np
 import pytest
 from graphs import MODELS, chain
@@ -189,6 +191,14 @@ def test_numbers_are_where_they_were_asked_for_last():
     arena.load({"w": np.zeros((2, 3)), "b": np.full(3, 4)})
     assert arena.on(gpu).views["b"].tolist() == [4, 4, 4]
     assert arena.on(gpu).flat.sum() == 12
+
+
+def test_memory_of_a_device_goes_with_the_arena():
+    arena = Arena({"w": (2, 3)})
+    gone = weakref.ref(arena.on(Elsewhere("gpu")).flat)
+    assert gone() is not None
+    del arena
+    assert gone() is None
 
 
 def test_the_host_itself_is_no_copy():

@@ -1,9 +1,11 @@
 """The trainer: it learns, it is deterministic, it says what is wrong."""
 
+import gc
 import os
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,6 +33,23 @@ def test_overfits_one_batch(rule):
     assert losses[0] > 1.0
     assert losses[-1] < 0.05
     assert (model.predict(images) == labels).all()
+
+
+def test_its_memory_goes_with_it():
+    """At once: a GPU's is not to wait for Python to look for cycles. The model's stays with the model."""
+    trainer = Trainer(small_model(), "adamw")
+    trainer.step(*small_data(16))
+    engine = trainer.engine()
+    held = {name: weakref.ref(arena.on(trainer.device).flat) for name, arena in engine.arenas.items()}
+    held["programs"], model = weakref.ref(engine), trainer.model
+    gc.disable()
+    try:
+        del trainer, engine
+        assert {name for name, it in held.items() if it() is not None} == {"PARAM", "STATE"}
+        del model
+        assert not any(it() is not None for it in held.values())
+    finally:
+        gc.enable()
 
 
 def test_fit_generalises_and_tells_of_it():

@@ -18,6 +18,8 @@ from small import Stop, stop_after
 
 from fastadam import checkpoint, data, files, models, training
 from fastadam.config import TrainConfig
+from fastadam.cuda_device import CudaDevice
+from fastadam.device import CpuDevice
 from fastadam.engine import Engine
 from fastadam.errors import (
     CheckpointError,
@@ -30,6 +32,7 @@ from fastadam.errors import (
 from fastadam.evaluation import evaluate_checkpoint
 from fastadam.fit import Fit
 from fastadam.job import Job
+from fastadam.versions import DECISIVE
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,7 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path):
     ]  # fmt: skip
     assert summary["val_accuracy"] == max(line["val_accuracy"] for line in log)
     assert 0 <= summary["test_accuracy"] <= 1
+    assert list(summary["versions"]) == ["python", *DECISIVE]
     last = checkpoint.load(run / "last.safetensors")
     names = {name.split("/")[-1] for name in last.tensors}
     assert names == {f"{layer}.{kind}" for layer in ("fc1", "fc2", "fc") for kind in ("weight", "bias")}
@@ -84,6 +88,13 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path):
     training.run_training(TrainConfig.from_dict(training.RunFolder.open(run).settings), out=again)
     for name in ("last.safetensors", "best.safetensors"):
         assert (run / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_a_summary_names_what_decides_the_bits_of_its_device(folder, tmp_path, monkeypatch):
+    assert CudaDevice.packages == ("numba-cuda",)
+    monkeypatch.setattr(CpuDevice, "packages", CudaDevice.packages)
+    summary = training.run_training(config(folder, epochs=1), out=tmp_path / "run")
+    assert list(summary["versions"]) == ["python", *DECISIVE, "numba-cuda"]
 
 
 def test_threads_do_not_change_the_bytes(folder, tmp_path):

@@ -1,24 +1,22 @@
-"""Which algorithm and which tiles compute a convolution: by its shape alone, so that bits do not vary.
+"""Which algorithm and which tiles compute a convolution: by its shape and the kind of card, so that bits do not vary.
 
-| kernel | stride | channels in and out         | output                      | algorithm |
-|--------|--------|-----------------------------|-----------------------------|-----------|
-| 3 x 3  | 1      | multiples of 4, 16 at least | tiles of 4 x 4 mostly full  | winograd  |
-| 3 x 3  | 1      | 3 in, padding 1             | see ``is_of_images``        | images    |
-| other  |        |                             |                             | implicit  |
+| kernel | stride | channels in and out         | output                | algorithm |
+|--------|--------|-----------------------------|-----------------------|-----------|
+| 3 x 3  | 1      | multiples of 4, 16 at least | see ``winograd_pays`` | winograd  |
+| 3 x 3  | 1      | 3 in, padding 1             | see ``is_of_images``  | images    |
+| other  |        |                             |                       | implicit  |
 
 On tensor cores 3 x 3 taps of stride 1 and padding 1 go by patches, where images are whole ones; all others implicitly.
-
-Winograd multiplies 36 times a tile where a direct product multiplies 9 times a pixel, a quarter for a full tile; its
-transforms cost about as much again, in memory traffic, however many channels share it.
 """
 
+from fastadam.kernels.cuda.driver import BALANCE
 from fastadam.kernels.cuda.launch import blocks_of
 from fastadam.kernels.cuda.mma import FLOAT32
 
 LEAST_CHANNELS = 16
 
-TRANSFORMS = 2
-"""Cost of a tile with its transforms, in units of its 36 multiplications a pair of channels."""
+PRODUCTS, MEMORY = 0.75, 0.85
+"""What products get of a card's operations, and what is got of its memory's bytes."""
 
 TILES = {(128, 64): 0.76, (64, 64): 0.73}
 """Pixels and channels of a block, and what part of a multiprocessor's instructions multiply."""
@@ -58,11 +56,26 @@ def bounds(BM, BN):
     return threads, max(2, BLOCKS * 64 // threads)
 
 
-def uses_winograd(kernel, stride, out, c, oc):
+def uses_winograd(kernel, stride, out, c, oc, balance=BALANCE):
     """Whether a convolution of ``c`` to ``oc`` channels with an output of ``out`` pixels is done by Winograd's."""
     if tuple(kernel) != (3, 3) or stride != 1 or c % 4 or oc % 4 or min(c, oc) < LEAST_CHANNELS:
         return False
-    return 36 * TRANSFORMS * blocks_of(out[0], 4) * blocks_of(out[1], 4) < 9 * out[0] * out[1]
+    return winograd_pays(out, c, oc, balance)
+
+
+def winograd_pays(out, c, oc, balance):
+    """Whether Winograd's is the faster of the two on a card of this balance, see ``driver.Card``.
+
+    A roofline of the forward pass of a sample, in operations; a byte takes the time of ``balance`` of them. A direct
+    product has 9 multiplications a pixel and is bound by them. Winograd's has 36 points a tile of 4 x 4 pixels, a
+    quarter of that: their product reads V and writes M, of ``c`` and ``oc`` numbers a point, the transforms write V
+    and read M, and that is much memory for few multiplications. Tiles of products have whole columns of 64 channels.
+    """
+    pixels, points = out[0] * out[1], 36 * blocks_of(out[0], 4) * blocks_of(out[1], 4)
+    pairs, number = c * 64 * blocks_of(oc, 64), 4 * (c + oc) * balance / MEMORY
+    direct = 2 * 9 * pixels * pairs / PRODUCTS
+    product = max(2 * points * pairs / PRODUCTS, points * number)
+    return product + (pixels + points) * number < direct
 
 
 def _within(kernel, stride, pad):

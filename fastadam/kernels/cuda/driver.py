@@ -22,6 +22,13 @@ LEAST_CAPABILITY = 7, 5
 TENSOR_CAPABILITY = 8, 0
 """Of TF32 and bfloat16 products: Ampere."""
 
+BALANCES = {(7, 5): 25, (8, 0): 13, (8, 6): 38, (8, 9): 82, (9, 0): 20, (10, 0): 9, (12, 0): 58}
+"""Float32 operations in the time of a byte of memory, of a card that many have, by its capability: T4, A100, RTX 3090,
+RTX 4090, H100, B200, RTX 5090, from their makers' figures."""
+
+BALANCE = BALANCES[9, 0]
+"""Of a card whose capability is older than all of these, and of none at all."""
+
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
 
@@ -41,6 +48,11 @@ class Card(NamedTuple):
     name: str
     capability: tuple[int, int]
     multiprocessors: int
+
+    @property
+    def balance(self):
+        """Float32 operations that such a card does in the time of a byte of its memory."""
+        return balance_of(self.capability)
 
 
 def versions():
@@ -71,6 +83,11 @@ def _card(number):
     device = cuda.gpus[number]
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
     return Card(number, name, tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT))
+
+
+def balance_of(capability):
+    """The balance of cards of a capability: that of the newest in the table which is not newer."""
+    return BALANCES[max((known for known in BALANCES if known <= capability), default=(9, 0))]
 
 
 def _check_versions():

@@ -38,20 +38,22 @@ def block_sum(shared, high, low, columns):
     """The block's sum of pairs by column, thread t's being t % columns, in all threads: by halves, a fixed order.
 
     shared    two floats a thread
-    columns   a power of two
+    columns   threads left over by whole rows of columns take no part
     """
     t, threads = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
     shared[t], shared[uint32(t + threads)] = high, low
     cuda.syncthreads()
-    half = uint32(threads >> ONE)
-    while half >= columns:
-        if t < half:
-            high, low = add(high, low, shared[uint32(t + half)])
-            low += shared[uint32(t + half + threads)]
+    rows = uint32(threads // columns)
+    while rows > ONE:
+        half = uint32(uint32(rows + ONE) >> ONE)
+        other = uint32(t + half * columns)
+        if other < rows * columns:
+            high, low = add(high, low, shared[other])
+            low += shared[uint32(other + threads)]
             shared[t], shared[uint32(t + threads)] = high, low
-        half = uint32(half >> ONE)
+        rows = half
         cuda.syncthreads()
-    first = uint32(t & uint32(columns - ONE))
+    first = uint32(t % columns)
     high, low = shared[first], shared[uint32(first + threads)]
     cuda.syncthreads()
     return high, low

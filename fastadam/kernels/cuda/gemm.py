@@ -68,8 +68,8 @@ def _stash(s, i, v, v2, size, twice, k_major, bf16):
 
 
 @device
-def product(sa, sb, load_a, a, load_b, b, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major, bf16):
-    """The thread's 8 x 8 of A B, k .. k_end, rows from m0 and columns from n0 on; k is a multiple of 4.
+def product(acc, sa, sb, load_a, a, load_b, b, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major, bf16):
+    """acc + the thread's 8 x 8 of A B, k .. k_end, rows from m0 and columns from n0 on; k is a multiple of 4.
 
     ``sa``, ``sb``: shared memory of two tiles each. BM, BN, the layouts and ``bf16``, see ``mma.py``, are
     constants: all of it folds.
@@ -81,7 +81,7 @@ def product(sa, sb, load_a, a, load_b, b, m0, n0, M, N, k, k_end, BM, BN, a_k_ma
     first_a, first_b = starts_of(t, BM, BN, bf16)
     ra, ra2, ca, to_a = _place(t, BM, a_twice, a_k_major, bf16)
     rb, rb2, cb, to_b = _place(t, BN, b_twice, b_k_major, bf16)
-    acc, stage = ZERO64, uint32(0)
+    stage = uint32(0)
     va = vb = va2 = vb2 = ZERO4
     if k < k_end:
         va = fetch(load_a, a, m0, k, ra, ca, M, k_end, a_k_major)
@@ -142,7 +142,9 @@ def make_gemm(BM, BN, a_k_major, b_k_major):
         lda, ldb = M if a_k_major else K, N if b_k_major else K
         one = a[uint32(which * uint32(M * K)) :], lda, lda & uint32(3) == uint32(0)
         other = b[uint32(which * uint32(N * K)) :], ldb, ldb & uint32(3) == uint32(0)
-        acc = product(sa, sb, plain, one, plain, other, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major, FLOAT32)
+        acc = product(
+            ZERO64, sa, sb, plain, one, plain, other, m0, n0, M, N, k, k_end, BM, BN, a_k_major, b_k_major, FLOAT32
+        )
         ty, tx = thread_place(uint32(cuda.threadIdx.x), uint32(BN // 64))
         put_block(c[uint32(z * uint32(M * N)) :], ty, tx, m0, n0, M, N, BM, BN, acc)
 

@@ -13,23 +13,29 @@ from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch, join_launch, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
 from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
+from fastadam.kernels.cuda.narrow import STAGED, TILE, is_staged, put_narrow, stage_gradient
 from fastadam.kernels.cuda.pending import activated, activated4, finished, gradient, gradient4
-from fastadam.kernels.cuda.ptx import ZERO, ZERO4, load4
-from fastadam.kernels.cuda.tiles import BK
+from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, load4
+from fastadam.kernels.cuda.tiles import BK, fetch4
 
-TILE = 64
 THREADS = TILE * TILE // 64
 SIZE = 2 * BK * (TILE + 4)
+BOTH = 2 * SIZE
 
 ROWS = 32
 """Rows that a thread of the second launch adds up."""
 
 ROW_THREADS = 128
 
-ONE, TWO, THREE = uint32(1), uint32(2), uint32(3)
+ONE, TWO, THREE, SEVEN = uint32(1), uint32(2), uint32(3), uint32(7)
 
 
 # Operands, as ``product`` fetches them -----------------------------------------------------------------------
+
+
+@device
+def _multiple_of_4(n):
+    return n & THREE == uint32(0)
 
 
 @device
@@ -45,7 +51,7 @@ def activated_rows(operand, row, col, rows, cols):
     v = ZERO4
     if row < rows and col < cols:
         if wide:
-            c = col if C == ld else uint32(col % C)
+            c = uint32(col % C) if act & ONE and C != ld else col
             v = activated4(load4(x, uint32(row * ld + col)), scale, shift, c, act)
         else:
             v0, v1 = _activated_at(operand, row, col, cols), _activated_at(operand, row, uint32(col + ONE), cols)
@@ -56,16 +62,21 @@ def activated_rows(operand, row, col, rows, cols):
 
 @device
 def _gradient_at(operand, i, c, C):
-    dz, raw, gscale, ga, gb, gact, _, _ = operand
+    dz, raw, gscale, ga, gb, gact, _, _, _, _ = operand
     return gradient(dz, raw, gscale, ga, gb, i, c, gact) if c < C else ZERO
 
 
 @device
 def gradient_rows(operand, row, col, rows, cols):
-    """The pending gradient; ``operand``: dz, raw, gscale, ga, gb, gact, O, whether O % 4 == 0."""
-    dz, raw, gscale, ga, gb, gact, ld, wide = operand
+    """The pending gradient; ``operand``: dz, raw, gscale, ga, gb, gact, O, whether O % 4 == 0, staged rows, the first.
+
+    See ``is_staged`` for when they are.
+    """
+    dz, raw, gscale, ga, gb, gact, ld, wide, staged, first = operand
     v = ZERO4
-    if row < rows and col < cols:
+    if is_staged(ld):
+        v = fetch4(staged, uint32(row - first), col, uint32(rows - first), cols, ld, False)
+    elif row < rows and col < cols:
         i = uint32(row * ld + col)
         if wide:
             v = gradient4(dz, raw, gscale, ga, gb, i, col, gact)
@@ -76,11 +87,6 @@ def gradient_rows(operand, row, col, rows, cols):
     return v
 
 
-@device
-def _multiple_of_4(n):
-    return n & THREE == uint32(0)
-
-
 # Forward ----------------------------------------------------------------------------------------------------
 
 
@@ -89,17 +95,21 @@ def make_forward(bf16):
 
     @kernel(THREADS, BLOCKS_PER_SM[THREADS])
     def linear_product(part, x, scale, shift, w, N, O, I, C, act, parts):
-        sa = cuda.shared.array(SIZE, float32, alignment=16)
-        sb = cuda.shared.array(SIZE, float32, alignment=16)
+        tiles = cuda.shared.array(BOTH, float32, alignment=16)
+        sa, sb = tiles[:SIZE], tiles[SIZE:]
         z = uint32(cuda.blockIdx.z)
         ty, tx = place_of(uint32(cuda.threadIdx.x), TILE, bf16)
         m0, n0 = uint32(cuda.blockIdx.x * TILE), uint32(cuda.blockIdx.y * TILE)
         k, k_end = share_of(z, parts, (I + uint32(BK - 1)) // uint32(BK), uint32(BK), I)
         rows, columns = (x, scale, shift, act, C, I, _multiple_of_4(C)), (w, I, _multiple_of_4(I))
         acc = product(
-            sa, sb, activated_rows, rows, plain, columns, m0, n0, N, O, k, k_end, TILE, TILE, False, False, bf16
+            ZERO64, sa, sb, activated_rows, rows, plain, columns, m0, n0, N, O, k, k_end, TILE, TILE, False, False, bf16
         )
-        put_block(part[uint32(z * uint32(N * O)) :], ty, tx, m0, n0, N, O, TILE, TILE, acc)
+        part = part[uint32(z * uint32(N * O)) :]
+        if O <= TILE and O & SEVEN:
+            put_narrow(part, tiles, ty, tx, m0, N, O, acc)
+        else:
+            put_block(part, ty, tx, m0, n0, N, O, TILE, TILE, acc)
 
     return linear_product
 
@@ -187,7 +197,8 @@ def make_backward(bf16):
         """The first blocks make dw or its parts, the others dx or its parts."""
         sa = cuda.shared.array(SIZE, float32, alignment=16)
         sb = cuda.shared.array(SIZE, float32, alignment=16)
-        d = dz, raw, gscale, ga, gb, gact, O, _multiple_of_4(O)
+        staged = cuda.shared.array(STAGED, float32, alignment=16)
+        d = dz, raw, gscale, ga, gb, gact, O, _multiple_of_4(O), staged
         block, across, tile = uint32(cuda.blockIdx.x), (I + uint32(TILE - 1)) // uint32(TILE), uint32(TILE)
         step, (ty, tx) = uint32(BK), place_of(uint32(cuda.threadIdx.x), TILE, bf16)
         if block < dw_blocks:
@@ -196,9 +207,17 @@ def make_backward(bf16):
             m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
             k, k_end = share_of(part, dw_parts, (N + step - ONE) // step, step, N)
             columns = x, scale, shift, act, C, I, _multiple_of_4(C)
-            acc = product(
-                sa, sb, gradient_rows, d, activated_rows, columns, m0, n0, O, I, k, k_end, TILE, TILE, True, True, bf16
-            )
+            acc = ZERO64
+            while k < k_end:  # once, or as often as rows are staged
+                end = k_end
+                if is_staged(O):
+                    end = min(k_end, uint32(k + tile))
+                    stage_gradient(staged, dz, raw, gscale, ga, gb, gact, k, end, O)
+                acc = product(
+                    acc, sa, sb, gradient_rows, (*d, k), activated_rows, columns,
+                    m0, n0, O, I, k, end, TILE, TILE, True, True, bf16,
+                )  # fmt: skip
+                k = end
             put_block(dw[uint32(part * uint32(O * I)) :], ty, tx, m0, n0, O, I, TILE, TILE, acc)
         else:
             block = uint32(block - dw_blocks)
@@ -206,8 +225,13 @@ def make_backward(bf16):
             down = (N + uint32(TILE - 1)) // tile
             m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
             k, k_end = share_of(part, dx_parts, (O + step - ONE) // step, step, O)
+            if is_staged(O):
+                stage_gradient(staged, dz, raw, gscale, ga, gb, gact, m0, N, O)
             rows = w, I, _multiple_of_4(I)
-            acc = product(sa, sb, gradient_rows, d, plain, rows, m0, n0, N, I, k, k_end, TILE, TILE, False, True, bf16)
+            acc = product(
+                ZERO64, sa, sb, gradient_rows, (*d, m0), plain, rows,
+                m0, n0, N, I, k, k_end, TILE, TILE, False, True, bf16,
+            )  # fmt: skip
             put_block(dx[uint32(part * uint32(N * I)) :], ty, tx, m0, n0, N, I, TILE, TILE, acc)
 
     return linear_products

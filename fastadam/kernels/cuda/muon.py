@@ -16,7 +16,7 @@ from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
 from fastadam.kernels.cuda.mma import FLOAT32
-from fastadam.kernels.cuda.ptx import ZERO, load4, store4
+from fastadam.kernels.cuda.ptx import ZERO, ZERO64, load4, store4
 from fastadam.kernels.cuda.tiles import BK, fetch4, put4, thread_place
 from fastadam.kernels.cuda.updates import hyper_of
 from fastadam.kernels.orthogonal import SQUARES, spans
@@ -148,7 +148,9 @@ def _products(s0, s1, s2, s3, r, a, b, c, count, codes0, codes1, codes2):
         x = (s0 if j == uint32(0) else s1) if j < TWO else (s2 if j == TWO else s3)
         y = (s0 if l == uint32(0) else s1) if l < TWO else (s2 if l == TWO else s3)
         rows, columns = (x, r, wide), (y, r, wide)
-        acc = product(sa, sb, plain, rows, plain, columns, m0, n0, r, r, uint32(0), r, TILE, TILE, False, True, FLOAT32)
+        acc = product(
+            ZERO64, sa, sb, plain, rows, plain, columns, m0, n0, r, r, uint32(0), r, TILE, TILE, False, True, FLOAT32
+        )
         _finish_row(out, x, m, n, r, wide, polynomial, a, b, c, acc[0:8])
         _finish_row(out, x, uint32(m + ONE), n, r, wide, polynomial, a, b, c, acc[8:16])
         _finish_row(out, x, uint32(m + TWO), n, r, wide, polynomial, a, b, c, acc[16:24])

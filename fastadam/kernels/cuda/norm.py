@@ -36,8 +36,11 @@ COLUMNS = 8
 SLOTS = THREADS // COLUMNS
 BOTH = 2 * THREADS
 
+MOST_COLUMNS = THREADS // 8
+"""Numbers of which eight rows, whole sectors of memory, fit the threads of a block."""
+
 FLOAT1 = np.float32(1)
-ONE, TWO, THREE = (uint32(i) for i in range(1, 4))
+ONE, TWO, THREE, SEVEN = (uint32(i) for i in (1, 2, 3, 7))
 
 
 # Sums by lane -----------------------------------------------------------------------------------------------
@@ -268,16 +271,19 @@ def bn_backward_finalize(dgamma, dbeta, ga, gb, sums, mean, rstd, scale, count):
 
 
 @kernel(THREADS)
-def _sum_lanes(y, part, lanes, stride, size):
+def _sum_lanes(y, part, lanes, stride, size, columns):
+    """``columns`` numbers a block, and for each as many threads as there are: a multiple of 8."""
     shared = cuda.shared.array(BOTH, float32)
-    i, slot = _place()
+    t = uint32(cuda.threadIdx.x)
+    i, slot = uint32(cuda.blockIdx.x * columns + t % columns), uint32(t // columns)
+    slots = uint32(uint32(uint32(THREADS) // columns) & ~SEVEN)
     high = low = ZERO
-    if i < size:
+    if i < size and slot < slots:
         lane, at = slot, uint32(slot * stride + i)
         while lane < lanes:
             high, low = exact.add(high, low, part[at])
-            lane, at = uint32(lane + uint32(SLOTS)), uint32(at + uint32(SLOTS) * stride)
-    high, low = exact.block_sum(shared, high, low, uint32(COLUMNS))
+            lane, at = uint32(lane + slots), uint32(at + slots * stride)
+    high, low = exact.block_sum(shared, high, low, columns)
     if slot == uint32(0) and i < size:
         y[i] = exact.rounded(high, low)
 
@@ -288,6 +294,9 @@ def sum_lanes(y, part):
 
     y (any shape)   out
     part (L, ...)   in; a pair of sums (L, 2, C) gives its first row to y (C,)
+    A block has a memory sector of y, or all of a few numbers: lanes then are one flat span.
     """
-    lanes = part.shape[0]
-    yield Launch(_sum_lanes, blocks_of(y.size, COLUMNS), (y, part, lanes, part.size // lanes, y.size))
+    lanes, size = part.shape[0], y.size
+    stride = part.size // lanes
+    columns = size if size == stride <= MOST_COLUMNS else COLUMNS
+    yield Launch(_sum_lanes, blocks_of(size, columns), (y, part, lanes, stride, size, columns))

@@ -1,4 +1,4 @@
-"""The ops with their matrix products on tensor cores, see ``mma.py``.
+"""The ops for a card and a precision: those with their matrix products on tensor cores, see ``mma.py``.
 
 Operands are rounded to TF32 or bfloat16 when they are put into shared memory, after their pending activation or
 gradient; sums, and all that is read or written, are float32. Convolutions are never by Winograd's algorithm here: its
@@ -11,6 +11,8 @@ from typing import Any
 
 from fastadam.kernels import OPS, cuda
 from fastadam.kernels.cuda import choose, implicit, implicit_weights, linear, patch_conv, patch_weights
+from fastadam.kernels.cuda.conv import convolutions
+from fastadam.kernels.cuda.driver import BALANCE
 from fastadam.kernels.cuda.launch import op
 from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS
 
@@ -56,13 +58,19 @@ def _twins(bf16: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def with_precision(name: str) -> Any:
+def with_precision(name: str, balance: float = BALANCE) -> Any:
     """What has all ops as attributes, with matrix products in "float32", "tf32" or "bf16"; one object each.
 
-    For "float32" that is the package itself. The others need compute capability 8.0, which whoever asks sees to.
+    balance   of the card, see ``driver.Card``
+    For "float32" and the usual balance that is the package itself. Those of tensor cores need compute capability 8.0,
+    which whoever asks sees to.
     """
     if name not in PRECISIONS:
         raise ValueError(f"no precision {name!r}: there are {', '.join(PRECISIONS)}")
-    if PRECISIONS[name] is FLOAT32:
+    if PRECISIONS[name] is not FLOAT32:
+        twins = _twins(PRECISIONS[name])
+    elif balance != BALANCE:
+        twins = {twin.__name__: twin for twin in convolutions(balance)}
+    else:
         return cuda
-    return SimpleNamespace(**{same: getattr(cuda, same) for same in OPS} | _twins(PRECISIONS[name]))
+    return SimpleNamespace(**{same: getattr(cuda, same) for same in OPS} | twins)
