@@ -10,9 +10,6 @@ from typing import NamedTuple
 
 from fastadam.kernels import rules
 
-CONSTANT = ("groups", "tiles")
-"""The tables, which depend on shapes only."""
-
 
 class Step(NamedTuple):
     """One op, and the names of its arrays: outs, then ins."""

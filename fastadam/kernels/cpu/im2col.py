@@ -180,7 +180,7 @@ def forward(y, moments, x, scale, shift, w, act, stride, pad):
 
 
 @leaf
-def _data_gradient(flat_dx, at, phases, rows, columns, work, padded, spread, high, wide, c, oc, stride):
+def _data_gradient(flat_dx, at, phases, rows, columns, work, padded, spread, wide, c, oc, stride):
     """dx of one image from its padded dy, phase by phase; each phase is a product, spread if stride > 1."""
     for p in range(phases.shape[0]):
         phase = phases[p]
@@ -244,7 +244,7 @@ def _backward_lane(
                     copy(work, to, work, dense + (h * out_w + v) * width, pixels * oc)
             at = n * high * wide * c
             _data_gradient(
-                flat_dx, at, phases, adjoint_rows, adjoint_columns, work, padded, spread, high, wide, c, oc, stride
+                flat_dx, at, phases, adjoint_rows, adjoint_columns, work, padded, spread, wide, c, oc, stride
             )  # fmt: skip
             finish_gradient(
                 flat_dx, at, flat_dx, at, high * wide, c, flat_x, scale, shift, flat_base, act,

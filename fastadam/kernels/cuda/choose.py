@@ -32,7 +32,7 @@ PATCHES = {(128, 128): 1.0, (256, 64): 0.95, (128, 64): 0.8}
 """The same by patches, forward and for dx: there filters are the most that is read, by fewer blocks of more pixels."""
 
 SMS = 132
-"""Multiprocessors that the work is cut for, on any device."""
+"""Multiprocessors that the work is cut for, on any device: how sums are cut depends on shapes alone."""
 
 BLOCKS = 6
 """Blocks of 64 threads, of 168 registers each, that a multiprocessor holds at once."""

@@ -10,6 +10,7 @@ fetched from is a function and its arguments: a plain matrix (``plain``), or one
 
 from numba import cuda, float32, uint32
 
+from fastadam.kernels.cuda.choose import SMS
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import lane_start
 from fastadam.kernels.cuda.launch import Launch, blocks_of
@@ -158,9 +159,6 @@ LAYOUTS = (False, False), (False, True), (True, True)
 
 NT, NN, TN = ({tile: make_gemm(*tile, *k_major) for tile in SPEED} for k_major in LAYOUTS)
 """Kernels by tile; those that run are compiled."""
-
-SMS = 132
-"""Multiprocessors that the work is cut for, on any device: the bits depend on shapes alone."""
 
 
 def tile_of(M, N, batch=1):

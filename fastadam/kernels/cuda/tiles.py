@@ -73,16 +73,6 @@ def fetch4(a, row, col, rows, cols, ld, wide):
 
 
 @device
-def stash_transposed(s, k, m, pitch, v):
-    """Four values along k into column m of a k-major tile."""
-    i = uint32(k * pitch + m)
-    s[i] = v[0]
-    s[uint32(i + pitch)] = v[1]
-    s[uint32(i + pitch * TWO)] = v[2]
-    s[uint32(i + pitch * THREE)] = v[3]
-
-
-@device
 def multiply_step(acc, sa, sb, ia, ib, half_a, half_b, ka, kb):
     """acc + one column of A times one row of B."""
     a = load4_at(sa, ia, ka) + load4_at(sa, ia, ka + half_a)
@@ -267,33 +257,3 @@ def finish_pixel(s, q, minus, dx, tail, options, row, n, half_n, C, wide, d):
         r = fetch4(tail[4], row, n, end, C, C, wide) + fetch4(tail[4], row, n2, end, C, C, wide)
         q = multiply_add_each(q, v, add_each(r, minus))
     return s, q
-
-
-@device
-def _finish_row(s, q, minus, dx, tail, options, first, m, rows, n, half_n, C, wide, d):
-    """``finish_pixel`` of a row, m of the tile."""
-    if m < rows:
-        s, q = finish_pixel(s, q, minus, dx, tail, options, uint32(first + m), n, half_n, C, wide, d)
-    return s, q
-
-
-@device
-def finish_tile(dx, tail, centre, options, first, rows, ty, tx, n0, C, wide, BM, BN, acc):
-    """The tail of the thread's 8 x 8 into dx, whose row ``first`` is the tile's first; ``rows`` rows are there.
-
-    Returns its sums over rows of dx, and of dx * (of - centre) where there is an ``of`` (else zeros): for
-    ``put_column_sums``. ``n0``: the tile's first channel. ``wide``: C is a multiple of 4.
-    """
-    n, h, k = uint32(n0 + tx * FOUR), uint32(BN // 2), ZERO8
-    if options[2]:
-        k = minus8(fetch4(centre, uint32(0), n, ONE, C, C, wide) + fetch4(centre, uint32(0), n + h, ONE, C, C, wide))
-    m, s, q = uint32(ty * FOUR), ZERO8, ZERO8
-    s, q = _finish_row(s, q, k, dx, tail, options, first, m, rows, n, h, C, wide, acc[0:8])
-    s, q = _finish_row(s, q, k, dx, tail, options, first, uint32(m + ONE), rows, n, h, C, wide, acc[8:16])
-    s, q = _finish_row(s, q, k, dx, tail, options, first, uint32(m + TWO), rows, n, h, C, wide, acc[16:24])
-    s, q = _finish_row(s, q, k, dx, tail, options, first, uint32(m + THREE), rows, n, h, C, wide, acc[24:32])
-    m = uint32(m + uint32(BM // 2))
-    s, q = _finish_row(s, q, k, dx, tail, options, first, m, rows, n, h, C, wide, acc[32:40])
-    s, q = _finish_row(s, q, k, dx, tail, options, first, uint32(m + ONE), rows, n, h, C, wide, acc[40:48])
-    s, q = _finish_row(s, q, k, dx, tail, options, first, uint32(m + TWO), rows, n, h, C, wide, acc[48:56])
-    return _finish_row(s, q, k, dx, tail, options, first, uint32(m + THREE), rows, n, h, C, wide, acc[56:64])
