@@ -168,7 +168,7 @@ class CpuDevice:
         self.description = f"cpu, {self.threads} threads" if self.threads > 1 else "cpu, 1 thread"
 
     def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
-        """One lane where the op shares its work out by points, not by samples."""
+        """None where the op shares its work out by points, not by samples."""
         return self._filter_lanes(samples, out, filters, stride)
 
     @contextlib.contextmanager

@@ -52,7 +52,7 @@ class Plan:
                    gradients of a step by SAM (Foret et al. 2021): the first leaves the arena ASCENT, the
                    parameters and ``sam`` times its direction; the second is taken there and has the update.
     sam            the radius of SAM, for these two.
-    filter_lanes   the device's: how many lanes the gradient of a filter is kept in; with 1, its op adds up itself.
+    filter_lanes   the device's: how many lanes the gradient of a filter is kept in; 0: its op adds up itself.
     ema            whether the arena AVERAGE follows the parameters after the update, by INPUT share.
     average        whether there is an arena AVERAGE at all, for an average of any kind.
 

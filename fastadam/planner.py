@@ -258,7 +258,7 @@ class Planner:
             w = self._param[f"{raw.node.name}.weight"]
             dw = part = self._grad(w.name)
             if raw.op == "conv2d":
-                lanes = self._filter_lanes(self.batch, raw.slot.shape[1:3], w.shape, raw.scalars["stride"])
+                lanes = max(1, self._lanes_of_filter(raw.slot, w.shape, raw.scalars["stride"]))
                 name, kind = (w.name, "GRAD") if lanes == 1 else (f"{w.name}.lanes", "WORK")
                 part = Slot(name, (lanes, *w.shape), kind)
             self._contribute(x, f"{raw.op}_backward", [*gradient, w], outs=[part], gact=gact, **raw.scalars)
@@ -323,11 +323,17 @@ class Planner:
             return sums
         if not sums.present:
             sums = self._lane_slot(dz, "sums", 2)
-            if call.op == "conv2d_backward" and call.outs[2].shape[0] > 1:  # one loop over lanes writes dw and sums
-                sums = replace(sums, shape=(call.outs[2].shape[0], *sums.shape[1:]))
+            if call.op == "conv2d_backward":
+                lanes = self._lanes_of_filter(call.ins[0], call.outs[2].shape[1:], call.scalars["stride"])
+                if lanes:  # one loop over lanes writes dw and sums
+                    sums = replace(sums, shape=(lanes, *sums.shape[1:]))
         outs, ins = (dz, sums, *call.outs[2:]), (*call.ins[:-2], of, centre)
         self.calls[at] = replace(call, outs=outs, ins=ins)
         return sums
+
+    def _lanes_of_filter(self, y: Slot, filters: Shape, stride: int) -> int:
+        """``FilterLanes`` of a convolution with outputs like y."""
+        return self._filter_lanes(self.batch, y.shape[1:3], filters, stride)
 
     def _grad(self, name: str) -> Slot:
         return Slot(name, self._param[name].shape, "GRAD")

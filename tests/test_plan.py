@@ -260,7 +260,7 @@ def test_lane_count():
     assert lanes_of_samples(128, (8, 8), (3, 3, 64, 64), 1) == 16
     assert lanes_of_samples(128, (1, 1), (3, 3, 1, 1), 2) == 8
     assert lanes_of_samples(3, (1, 1), (3, 3, 1, 1), 2) == 3
-    assert lanes_of_samples(128, (8, 8), (1, 1, 1 << 25, 32), 1) == 2
+    assert lanes_of_samples(128, (8, 8), (1, 1, 1 << 25, 32), 1) == 1
     assert lanes_of_samples(1, (8, 8), (3, 3, 64, 64), 1) == 1
 
 

@@ -18,7 +18,10 @@ LANE_PIXELS = 512
 """Pixels of its output that a convolution's lane has: fewer are not worth partial sums of the filters' gradient."""
 
 FilterLanes = Callable[[int, tuple[int, ...], tuple[int, ...], int], int]
-"""How many lanes a filter's gradient has, of a number of samples, (OH, OW), (KH, KW, C, OC) and the stride."""
+"""How many lanes a filter's gradient has, of a number of samples, (OH, OW), (KH, KW, C, OC) and the stride.
+
+The op's sums have as many. 0: the op adds up the gradient itself, into one lane, and its sums are free to have any.
+"""
 
 
 def lane_count(samples: int, partial_bytes: int) -> int:
@@ -33,10 +36,7 @@ def lane_count(samples: int, partial_bytes: int) -> int:
 
 
 def lanes_of_samples(samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
-    """``FilterLanes`` of an op that goes through its lanes of samples, in each of which it writes dw and sums.
-
-    Two or more, if there are two samples: one says that the op adds up itself, and that sums have lanes of their own.
-    """
+    """``FilterLanes`` of an op that goes through its lanes of samples, in each of which it writes dw and sums."""
     height, width, channels, outputs = filters
     most = max(8, samples * out[0] * out[1] // LANE_PIXELS)
-    return min(samples, max(2, min(most, lane_count(samples, 4 * height * width * channels * outputs))))
+    return min(most, lane_count(samples, 4 * height * width * channels * outputs))

@@ -37,4 +37,4 @@ def filter_lanes(samples: int, out: tuple[int, ...], filters: tuple[int, ...], s
     """``lanes.FilterLanes`` of the CPU."""
     high, wide, c, oc = filters
     deep = is_deep((high, wide), stride, (out[0], out[1]), c, oc)
-    return 1 if deep else lanes_of_samples(samples, out, filters, stride)
+    return 0 if deep else lanes_of_samples(samples, out, filters, stride)

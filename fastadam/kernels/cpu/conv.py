@@ -53,7 +53,7 @@ def conv2d_backward(
     dx (N, H, W, C)          out, optional: [base +] mask(P(x)) * gradient, see ``fastadam.kernels``
     sums (L, 2, C)           out, optional: lane sums of dx and of dx * (of - centre)
     dw (L, KH, KW, C, OC)    out: gradient of w by lanes of samples, those of sums; their sum is the gradient. Or one
-                             lane, whatever those of sums, where ``choose.filter_lanes`` says so
+                             lane, whatever those of sums, where ``choose.filter_lanes`` is 0
     dz, raw (N, OH, OW, OC), gscale, ga, gb (OC,)   in: d = dz, or gscale * dz + ga + gb * raw with gact
     w (KH, KW, C, OC), x, scale, shift              in, as in forward
     base, of like dx, centre (C,)                   in, optional
