@@ -199,7 +199,7 @@ def _our_passes(
             cpu.linear_backward(dx, no_sums, dw, dy, absent, no_vector, no_vector, no_vector, w, *tail, 0, 0)
             return y[..., None, None], dx.transpose(0, 3, 1, 2), dw[..., None, None]
         w = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
-        lanes = np.empty((filter_lanes(len(x), dy.shape[1:3], w.shape, stride), *w.shape), np.float32)
+        lanes = np.empty((max(1, filter_lanes(len(x), dy.shape[1:3], w.shape, stride)), *w.shape), np.float32)
         cpu.conv2d_forward(y, no_sums, x, no_vector, no_vector, w, 0, stride, pad)
         gradient = (dy, no_tensor, no_vector, no_vector, no_vector)
         cpu.conv2d_backward(dx, no_sums, lanes, *gradient, w, *tail, 0, 0, stride, pad)
