@@ -90,7 +90,7 @@ class Device(Protocol):
         """Bytes of scratch memory that the most demanding of a plan's calls needs."""
 
     def reserve(self, calls: Iterable[Any]) -> None:
-        """Take the scratch memory of a plan's calls now, so that no step has to."""
+        """Make ready for a plan's calls: take their scratch memory now, so that no step has to."""
 
     def compile_clock(self, started: Callable[[], None]) -> AbstractContextManager[Any]:
         """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""
@@ -212,10 +212,17 @@ class CpuDevice:
         return 4 * max(sizes, default=0)
 
     def reserve(self, calls: Iterable[Any]) -> None:
-        """Take the scratch memory of a plan's calls now, so that no step has to."""
+        """Take the scratch memory of a plan's calls now, and be ready to compile for them on all threads."""
+        from fastadam.kernels.cpu.ahead import foresee
         from fastadam.kernels.cpu.workspace import reserve
 
+        calls = list(calls)
         reserve(self.workspace(calls) // 4)
+        sketches = [
+            (c.op, tuple((slot.shape, slot.dtype) for slot in (*c.outs, *c.ins)), tuple(c.scalars.values()))
+            for c in calls
+        ]
+        foresee(sketches, self.threads - 1)
 
     def compile_clock(self, started: Callable[[], None]) -> Any:
         """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""

@@ -4,9 +4,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import pickle
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ import numba
 import numpy as np
 import platformdirs
 from numba.core import event
+from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
+from numba.core.serialize import dumps
+
+from fastadam.kernels.start import import_array_functions
 
 
 def cache_roots() -> list[Path]:
@@ -69,6 +76,57 @@ def cache_folder() -> Path:
             if all(map(_is_ours, (root, folder))) and os.access(folder, os.W_OK):
                 return folder
     return Path(tempfile.mkdtemp(prefix="fastadam-"))
+
+
+class KernelCache:
+    """The compiled code of one function, a file for each of its signatures; a dispatcher of numba takes it for its own.
+
+    Numba's numbers the files in an index, which each process writes as a whole: where two compile at once the same
+    number may go to different types of arguments, and whoever starts next would run the code of the wrong ones. It
+    also makes ready to compile before it looks for what it need not: a fifth of the time from the start of a process
+    to its first step.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    @property
+    def cache_path(self) -> str:
+        """The folder of the files."""
+        return str(cache_folder())
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """What numba compiled for a signature, by whatever process; None if none has."""
+        rtsys.initialize(target)
+        try:
+            payload = pickle.loads(self._file(signature).read_bytes())
+        except (OSError, EOFError, pickle.UnpicklingError):  # the last two where a machine went down
+            import_array_functions()
+            return None
+        return CompileResult._rebuild(target, *payload)
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep what numba has compiled for a signature; where that cannot be, the next start compiles again."""
+        if compiled.library.has_dynamic_globals:  # addresses, which hold in this process alone
+            return
+        file = self._file(signature)
+        new = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+        try:
+            new.write_bytes(dumps(compiled._reduce()))
+            new.replace(file)
+        except OSError:
+            new.unlink(missing_ok=True)
+
+    def _file(self, signature: Any) -> Path:
+        function = f"{self._function.__module__}.{self._function.__qualname__}"
+        types = hashlib.sha256(repr(signature).encode()).hexdigest()
+        return cache_folder() / f"{function}-{types[:32]}.nbc"
+
+
+def keep(dispatcher: Any) -> Any:
+    """Have what numba compiles of a module's function kept."""
+    dispatcher._cache = KernelCache(dispatcher.py_func)
+    return dispatcher
 
 
 @contextlib.contextmanager

@@ -34,9 +34,7 @@ def start_numba(threads: int) -> ModuleType:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         with uncollected():
-            numba = importlib.import_module("numba")
-            _import_array_functions()
-        return numba
+            return importlib.import_module("numba")
     finally:  # child processes decide for themselves
         if asked is None:
             del os.environ["NUMBA_NUM_THREADS"]
@@ -60,8 +58,8 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _import_array_functions() -> None:
-    """Import what numba imports before it compiles or loads anything, but not all of ``scipy.linalg``.
+def import_array_functions() -> None:
+    """Import what numba imports before it compiles anything, but not all of ``scipy.linalg``.
 
     Numba only looks whether SciPy's BLAS is there, for the ``np.dot`` of other people's kernels, and a look costs
     as much as the rest of NumPy. It finds an empty module; whoever compiles an ``np.dot`` later has the real one.

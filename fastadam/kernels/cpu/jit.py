@@ -10,10 +10,10 @@ from typing import Any
 
 from numba import njit, types
 
-from fastadam.kernels.cache import cached_here
+from fastadam.kernels.cache import keep
 from fastadam.kernels.start import uncollected
 
-FLAGS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True, "cache": True}
+FLAGS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 
 BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Without code to call it from Python or C, which takes a sixth of the time to compile."""
@@ -37,8 +37,7 @@ def inlined(function):
 
 
 def _compiled(function: Callable[..., Any], **flags: Any) -> Any:
-    with cached_here():
-        compiled = njit(**FLAGS, **flags)(function)
+    compiled = keep(njit(**FLAGS, **flags)(function))
     template, compiler = compiled.get_call_template, compiled.compile
 
     def without_literals(args, kws):

@@ -22,7 +22,7 @@ from numba._dispatcher import compute_fingerprint
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastadam.kernels.cache import cached_here
+from fastadam.kernels.cache import keep
 from fastadam.kernels.cpu.jit import FLAGS
 
 _I64 = ir.IntType(64)
@@ -47,6 +47,17 @@ def parallel(leaf: Callable[..., None], tasks: int, *args: Any) -> None:
         address = _addresses[key] = _address(leaf, kinds)
     if _run(_fork_address(), address, tasks, min(tasks, numba.get_num_threads()), args):
         raise IndexError(f"an index is out of bounds in {leaf.__module__}.{leaf.__name__}")
+
+
+def compile_only() -> None:
+    """From now on ``parallel`` compiles what it is given, and does none of its tasks."""
+    global _run
+    compiled = _run
+
+    def run(fork: int, address: int, tasks: int, workers: int, args: Any) -> Any:
+        return compiled(fork, address, 0, 0, args)
+
+    _run = run
 
 
 def _address(function: Any, kinds: tuple[types.Type, ...]) -> int:
@@ -153,19 +164,20 @@ def _has_failed(typingctx, record):
     return types.boolean(types.int64), generate
 
 
-with cached_here():
+@keep
+@njit(parallel=True, **FLAGS)
+def _fork(function, record, workers):
+    for worker in prange(workers):
+        _call(function, record, np.int64(worker))
 
-    @njit(parallel=True, **FLAGS)
-    def _fork(function, record, workers):
-        for worker in prange(workers):
-            _call(function, record, np.int64(worker))
 
-    @njit(**FLAGS)
-    def _run(fork, address, tasks, workers, args):
-        record = _share(address, tasks, args)
-        function = _worker_of(args)
-        if workers > 1:
-            _call_fork(fork, function, record, workers)
-        else:
-            _call(function, record, 0)
-        return _has_failed(record)
+@keep
+@njit(**FLAGS)
+def _run(fork, address, tasks, workers, args):
+    record = _share(address, tasks, args)
+    function = _worker_of(args)
+    if workers > 1:
+        _call_fork(fork, function, record, workers)
+    else:
+        _call(function, record, 0)
+    return _has_failed(record)
