@@ -102,3 +102,14 @@ def test_losses_of_whole_nets_equal_the_cpus(name, gpu):
         trainer = Trainer(models.build(name), "adam", lr=1e-4, device=device)
         losses.append([trainer.step(images, labels) for _ in range(5)])
     np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.skipif(not SIMULATED, reason="a part of kernels, which Python can call in the simulator alone")
+@pytest.mark.parametrize("samples", [1, 7, 128, 65_536, 70_000, 1 << 20])
+def test_lanes_share_out_any_number_of_samples(samples):
+    from fastadam.kernels.cuda.lanes import lane_start
+
+    for lanes in {1, min(samples, 48), samples}:
+        for lane in {0, 1, lanes // 2, lanes - 1, lanes}:
+            start = lane_start(*map(np.uint32, (lane, lanes, samples, 1)))
+            assert start == lane * samples // lanes

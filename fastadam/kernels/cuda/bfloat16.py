@@ -134,12 +134,13 @@ def _adamw_bf16_kernel(p, m, v, g, h, groups, runs, n):
         store_halves(m, i, (a[1], b[1], c[1], d[1]))
         store_halves(v, i, (a[2], b[2], c[2], d[2]))
     else:
-        end = min(n, uint32(i + FOUR))
-        while i < end:
-            group, _ = run_of(i, groups, runs)
-            hyper = hyper_of(h, group)
-            own = _mix(uint32(hyper.draw))
-            p[i], m[i], v[i] = _element(p[i], widened(m[i]), widened(v[i]), g[i], hyper, own, i)
+        stop = min(n, uint32(i + FOUR))
+        while i < stop:
+            group, end = run_of(i, groups, runs)
+            if i < end:  # else between two runs
+                hyper = hyper_of(h, group)
+                own = _mix(uint32(hyper.draw))
+                p[i], m[i], v[i] = _element(p[i], widened(m[i]), widened(v[i]), g[i], hyper, own, i)
             i = uint32(i + ONE)
 
 

@@ -25,8 +25,8 @@ ALIGN = 64
 """Floats: parts of the scratch memory start on lines of 256 bytes."""
 
 
-MOST = 1 << 32
-"""Indices have 32 bits."""
+MOST = (1 << 32) - (1 << 16)
+"""Indices have 32 bits, and the last threads of a grid pass the end of an array before they look."""
 
 
 class Scratch:
