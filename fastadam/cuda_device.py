@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -78,6 +79,10 @@ class CudaDevice:
 
         with self.running():
             reserve(self.workspace(calls) // 4)
+
+    def first_run(self, calls: Sequence[Any]) -> AbstractContextManager[None]:
+        """Nothing: kernels are compiled one after the other."""
+        return contextlib.nullcontext()
 
     def compile_clock(self, started: Callable[[], None]) -> Any:
         """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""

@@ -90,7 +90,10 @@ class Device(Protocol):
         """Bytes of scratch memory that the most demanding of a plan's calls needs."""
 
     def reserve(self, calls: Iterable[Any]) -> None:
-        """Make ready for a plan's calls: take their scratch memory now, so that no step has to."""
+        """Take the scratch memory of a plan's calls now, so that no step has to."""
+
+    def first_run(self, calls: Sequence[Any]) -> AbstractContextManager[None]:
+        """A context for the first run of a plan's calls, in which they may have to be compiled."""
 
     def compile_clock(self, started: Callable[[], None]) -> AbstractContextManager[Any]:
         """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""
@@ -158,6 +161,8 @@ class CpuDevice:
         if threads is not None and threads < 1:
             raise DeviceError(f"{threads} threads were asked for; use 1 or more")
         numba = start_numba(threads or 1)
+        if numba.config.DISABLE_JIT:
+            raise DeviceError("NUMBA_DISABLE_JIT is set, and there are no kernels but compiled ones; unset it")
         self.threads = usable_threads(threads)
         self._get_threads, self._set_threads = numba.get_num_threads, numba.set_num_threads
         from fastadam.kernels import cpu
@@ -212,17 +217,16 @@ class CpuDevice:
         return 4 * max(sizes, default=0)
 
     def reserve(self, calls: Iterable[Any]) -> None:
-        """Take the scratch memory of a plan's calls now, and be ready to compile for them on all threads."""
-        from fastadam.kernels.cpu.ahead import foresee
+        """Take the scratch memory of a plan's calls now, so that no step has to."""
         from fastadam.kernels.cpu.workspace import reserve
 
-        calls = list(calls)
         reserve(self.workspace(calls) // 4)
-        sketches = [
-            (c.op, tuple((slot.shape, slot.dtype) for slot in (*c.outs, *c.ins)), tuple(c.scalars.values()))
-            for c in calls
-        ]
-        foresee(sketches, self.threads - 1)
+
+    def first_run(self, calls: Sequence[Any]) -> AbstractContextManager[None]:
+        """Inside, kernels of these calls that have to be compiled are, by helpers on other cores too."""
+        from fastadam.kernels.cpu.ahead import HELPER_BYTES, helped
+
+        return helped(calls, min(self.threads - 1, int(self.available_memory() // HELPER_BYTES)))
 
     def compile_clock(self, started: Callable[[], None]) -> Any:
         """A context that measures compiling: its ``.seconds``; ``started`` is called when it begins."""

@@ -34,7 +34,7 @@ class Program:
     Attributes: ``inputs`` {name: array}, filled by the caller before ``run``, on the host unless given;
     ``outputs`` {"loss": (2,), "logits": (N, classes)}, to be read before another program runs on the same memory;
     ``calls``, a list of (function, arguments) in step with ``plan.calls``; ``arrays`` {slot: array}; ``arenas``;
-    ``memory``.
+    ``memory``; ``has_run``.
 
     Raises ``ValueError`` for an arena, an input or a block that is missing or does not fit.
     """
@@ -52,7 +52,7 @@ class Program:
         share: bool = True,
         guard: int = 0,
     ) -> None:
-        self.plan, self.arenas = plan, arenas
+        self.plan, self.arenas, self.has_run = plan, arenas, False
         given = dict(inputs or {})
         unknown = given.keys() - set(_NAMES)
         if unknown:
@@ -102,6 +102,7 @@ class Program:
             self._write(self._sent, self._staged)
         for step in self._steps:
             step()
+        self.has_run = True
 
     def _stage(self, slots: Sequence[Slot], empty: Empty) -> None:
         """Make the inputs that are not given: side by side, so that a device with memory of its own gets one copy."""

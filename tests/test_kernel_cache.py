@@ -1,13 +1,20 @@
 """Compiled kernels: kept between processes, by several at once, and compiled on all cores."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import numpy as np
+import pytest
 from numba import njit
 
+from fastadam import models
 from fastadam.kernels import cache
+from fastadam.kernels.cpu import ahead
+from fastadam.trainer import Trainer
 
 STEP = """
 import sys
@@ -43,13 +50,54 @@ def result(step: subprocess.Popen) -> tuple[str, int]:
     return loss, int(compiled)
 
 
-def test_a_second_thread_compiles_too_and_changes_nothing(tmp_path):
+def test_two_threads_compile_and_compute_as_one(tmp_path):
     loss, alone = result(first_step(tmp_path / "one", 1))
+    assert result(first_step(tmp_path / "one", 2)) == (loss, 0)
     shared_loss, shared = result(first_step(tmp_path / "two", 2))
     assert shared_loss == loss
-    assert 0 < shared < alone
-    assert result(first_step(tmp_path / "one", 2)) == (loss, 0)
-    assert result(first_step(tmp_path / "two", 1))[0] == loss
+    assert 0 < shared <= alone
+    assert result(first_step(tmp_path / "two", 1)) == (loss, 0)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Those of the step that ``STEP`` takes."""
+    trainer, found = Trainer(models.build("mlp", seed=0), batch_size=8), []
+    monkeypatch.setattr(trainer.device, "first_run", lambda calls: found.extend(calls) or contextlib.nullcontext())
+    trainer.step(np.zeros((8, 3, 32, 32), np.uint8), np.arange(8))
+    return found
+
+
+@pytest.fixture
+def cold(tmp_path, monkeypatch):
+    """The folder in which helpers and steps find nothing compiled."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(ahead, "cache_folder", lambda: tmp_path / "fastadam" / cache.cache_folder().name)
+    return tmp_path
+
+
+def test_a_helper_compiles_what_a_step_needs(cold, calls):
+    helper = ahead.start(calls)
+    assert helper.wait(300) == 0
+    helper.communicate()
+    assert result(first_step(cold, 1))[1] == 0
+
+
+def test_a_helper_ends_with_the_process_that_started_it(cold, calls):
+    helper = ahead.start(calls)
+    helper.stdin.close()  # as the end of this process would
+    assert helper.wait(300) == 0
+    assert not any("adam_chunk" in file.name for file in cold.rglob("*.nbc"))  # of the last call
+
+
+@pytest.mark.parametrize("python", [None, "", "/usr/bin/an-application", "/nowhere/python"])
+def test_without_an_interpreter_there_are_no_helpers(monkeypatch, calls, python):
+    monkeypatch.setattr(sys, "executable", python)
+    with pytest.raises(OSError, match=r"interpreter|No such file"):
+        ahead.start(calls)
+    monkeypatch.setattr(ahead, "PATIENCE", -1.0)
+    with ahead.helped(calls, 2), numba.core.event.trigger_event("numba:compile"):
+        pass
 
 
 def double(x):

@@ -19,6 +19,7 @@ import numba
 import numpy as np
 import platformdirs
 from numba.core import event
+from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
@@ -65,7 +66,11 @@ def cache_folder() -> Path:
     for source in sorted(sources.rglob("*.py")):
         digest.update(source.relative_to(sources).as_posix().encode() + b"\0" + source.read_bytes())
     versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
-    modes = numba.config.BOUNDSCHECK, numba.config.OPT, numba.config.DEBUG
+    config = numba.config
+    modes = (
+        config.BOUNDSCHECK, config.OPT, config.DEBUG, config.ENABLE_AVX, config.LOOP_VECTORIZE, config.SLP_VECTORIZE,
+        config.DISABLE_INTEL_SVML,
+    )  # fmt: skip
     name, features = cpu_features()
     for part in (*versions, *modes, name, *sorted(features)):
         digest.update(b"\0" + str(part).encode())
@@ -78,7 +83,7 @@ def cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="fastadam-"))
 
 
-class KernelCache:
+class KernelCache(NullCache):
     """The compiled code of one function, a file for each of its signatures; a dispatcher of numba takes it for its own.
 
     Numba's numbers the files in an index, which each process writes as a whole: where two compile at once the same
@@ -109,23 +114,32 @@ class KernelCache:
         """Keep what numba has compiled for a signature; where that cannot be, the next start compiles again."""
         if compiled.library.has_dynamic_globals:  # addresses, which hold in this process alone
             return
-        file = self._file(signature)
-        new = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
-        try:
-            new.write_bytes(dumps(compiled._reduce()))
-            new.replace(file)
-        except OSError:
-            new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file = self._file(signature)
+            new = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+            try:
+                new.write_bytes(dumps(compiled._reduce()))
+                new.replace(file)
+            finally:
+                new.unlink(missing_ok=True)
 
     def _file(self, signature: Any) -> Path:
-        function = f"{self._function.__module__}.{self._function.__qualname__}"
-        types = hashlib.sha256(repr(signature).encode()).hexdigest()
-        return cache_folder() / f"{function}-{types[:32]}.nbc"
+        code = self._function.__code__
+        key = repr((signature, _digest(code.co_filename), code.co_firstlineno))
+        name = f"{self._function.__module__}.{self._function.__qualname__}"
+        return cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
+
+
+@functools.cache
+def _digest(file: str) -> bytes:
+    """Of a source, for functions of files that ``cache_folder`` does not know."""
+    return hashlib.sha256(Path(file).read_bytes()).digest()
 
 
 def keep(dispatcher: Any) -> Any:
-    """Have what numba compiles of a module's function kept."""
-    dispatcher._cache = KernelCache(dispatcher.py_func)
+    """Have what numba compiles of a function kept, if it is one of a module: what others close over is in no file."""
+    if dispatcher.py_func.__closure__ is None:
+        dispatcher._cache = KernelCache(dispatcher.py_func)
     return dispatcher
 
 

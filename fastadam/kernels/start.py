@@ -1,6 +1,7 @@
 """How numba is started: the threads it may use, and without work that nobody here needs."""
 
 import contextlib
+import functools
 import gc
 import importlib
 import importlib.util
@@ -58,6 +59,7 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+@functools.cache
 def import_array_functions() -> None:
     """Import what numba imports before it compiles anything, but not all of ``scipy.linalg``.
 

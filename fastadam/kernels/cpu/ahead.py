@@ -1,90 +1,103 @@
 """Compiling on more than one core: helpers compile what a program comes to last, and leave it with the kept kernels.
 
-Numba compiles one function at a time, and a first step does so as it meets them. A helper is a process that takes
-the same calls from their end and does no task of any. What it has compiled the step finds in the cache, wherever
-the two meet. Nothing depends on a helper: what it could not do the step compiles itself.
+Numba compiles one function at a time, and a first run does so as it meets them. A helper is a process that takes the
+same calls from their end, on arrays of zeros, and leaves the tasks of their parallel loops undone. What it has
+compiled the run finds in the cache, wherever the two meet. Nothing depends on a helper: what it has not done, the run
+compiles itself.
 """
 
-import atexit
 import contextlib
+import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba.core import event
 
 from fastadam.kernels import cpu
-from fastadam.kernels.cache import cache_folder
+from fastadam.kernels.cache import cache_folder, listening
 from fastadam.kernels.cpu.parallel import compile_only
 
 MOST_HELPERS = 3
 """The largest function is a sixth of the work of a net, and every helper has to start and to read the small ones."""
 
-FEW = 4
-"""So many new ops are compiled before a helper would be ready."""
+HELPER_BYTES = 1 << 29
+"""Memory that a helper may take."""
 
-Sketch = tuple[str, tuple[tuple[tuple[int, ...], str], ...], tuple[Any, ...]]
-"""A call without memory: its op, the (shape, dtype) of its arrays, its numbers."""
+PATIENCE = 0.5
+"""Seconds of compiling before helpers are started, which takes them as long: less is sooner done alone."""
 
 _HELPER = (
     "import sys; sys.path[:] = sys.argv[1:]; from fastadam.kernels.start import start_numba; start_numba(1); "
     "from fastadam.kernels.cpu import ahead; ahead.main()"
 )
 
-_known: set[str] = set()
+
+@contextlib.contextmanager
+def helped(calls: Sequence[Any], helpers: int) -> Iterator[None]:
+    """Inside, a plan's calls are made for the first time; so many helpers come if compiling takes long."""
+    most, begun, started = min(helpers, MOST_HELPERS), 0.0, []
+
+    def compiling() -> None:
+        nonlocal most, begun
+        begun = begun or time.perf_counter()
+        if most > 0 and time.perf_counter() - begun > PATIENCE:
+            count, most = most, 0
+            for first in range(0, len(calls), -(-len(calls) // count)):
+                with contextlib.suppress(Exception):
+                    started.append(start([*calls[first:], *calls[:first]][::-1]))
+
+    try:
+        with listening(event, "numba:compile", compiling):
+            yield
+    finally:
+        for helper in started:
+            helper.kill()
+            helper.communicate()
 
 
-class _Watch(event.Listener):
-    """Waits for the first of fastadam's functions that numba has to compile; a net whose kernels are kept has none."""
+def start(calls: Iterable[Any]) -> subprocess.Popen[bytes]:
+    """A helper that compiles for a plan's calls, one after the other. It ends with this process at the latest.
 
-    def __init__(self) -> None:
-        self.calls: Sequence[Sketch] = ()
-        self.helpers = 0
-
-    def on_start(self, event: Any) -> None:
-        if self.calls and event.data["dispatcher"].py_func.__module__.startswith("fastadam."):
-            calls, self.calls = self.calls, ()
-            _start(calls, self.helpers)
-
-    def on_end(self, event: Any) -> None:
-        pass
-
-
-_watch = _Watch()
-event.register("numba:compile", _watch)
+    Raises an OSError if there can be none: in a program that is not Python, to begin with.
+    """
+    if getattr(sys, "frozen", False) or not Path(sys.executable or "").name.startswith("python"):
+        raise OSError("no interpreter to start")
+    helper = subprocess.Popen(
+        [sys.executable, "-c", _HELPER, *sys.path],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert helper.stdin is not None
+    pickle.dump((cache_folder(), list(dict.fromkeys(map(_sketch, calls)))), helper.stdin)
+    helper.stdin.flush()  # and stays open: its end is that of this process
+    return helper
 
 
-def foresee(calls: Sequence[Sketch], helpers: int) -> None:
-    """Be ready to compile for these calls, in the order in which they will be made, with so many helpers."""
-    new = {op for op, _, _ in calls} - _known
-    _known.update(new)
-    _watch.calls, _watch.helpers = calls if len(new) > FEW else (), min(helpers, MOST_HELPERS)
-
-
-def _start(calls: Sequence[Sketch], helpers: int) -> None:
-    for turn in range(helpers):
-        first = len(calls) * turn // helpers
-        order = [*calls[first:], *calls[:first]][::-1]
-        with contextlib.suppress(OSError):
-            helper = subprocess.Popen(
-                [sys.executable, "-c", _HELPER, *sys.path],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            atexit.register(helper.kill)
-            task = pickle.dumps((cache_folder(), order))
-            threading.Thread(target=helper.communicate, args=(task,), daemon=True).start()
+def _sketch(call: Any) -> tuple[Any, ...]:
+    """A call without memory: its op, the (shape, dtype) of its arrays, its numbers."""
+    arrays = tuple((slot.shape, slot.dtype) for slot in (*call.outs, *call.ins))
+    return call.op, arrays, tuple(call.scalars.values())
 
 
 def main() -> None:
     """What a helper does: compile for the calls that it reads from its standard input."""
     folder, calls = pickle.load(sys.stdin.buffer)
-    if cache_folder() != folder:  # numba was told something that this process does not know
-        return
-    compile_only()
-    for op, arrays, numbers in calls:
-        with contextlib.suppress(Exception):
-            getattr(cpu, op)(*(np.zeros(shape, dtype) for shape, dtype in arrays), *numbers)
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    if cache_folder() == folder:  # else numba was told something that this process does not know
+        compile_only()
+        for op, arrays, numbers in calls:
+            with contextlib.suppress(Exception):
+                getattr(cpu, op)(*(np.zeros(shape, dtype) for shape, dtype in arrays), *numbers)
+    os._exit(0)
+
+
+def _end_with_starter() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)
