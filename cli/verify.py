@@ -16,30 +16,31 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@setting_options("device")
+@setting_options("device", "precision")
 @json_option
 @quiet_option
 @config_option
-def command(device: str, json: bool, quiet: bool) -> None:
+def command(device: str, precision: str, json: bool, quiet: bool) -> None:
     """Prove on this machine that kernels and optimisers are right.
 
     Every op is held against a float64 reference, whose gradients are held against finite differences; every
     optimiser against its paper, and against PyTorch's where that is installed; whole training steps against
     an interpreter in float64. One thread and two must give the same bits. An error is shown as a multiple of
-    what is tolerated: up to 1 is right. Exit 1 if anything is
-    wrong. Takes a quarter of a minute, more on the first start.
+    what is tolerated: up to 1 is right. Exit 1 if anything is wrong. Takes a quarter of a minute, more on the first
+    start. --precision has the ops on tensor cores checked, by the digits these have.
 
     \b
     Examples:
       fastadam verify
       fastadam verify --device cpu --json
+      fastadam verify --device cuda --precision bf16
     """
     from fastadam.verify import verify
     from fastadam.versions import DECISIVE, installed
 
     start = time.monotonic()
     with make_reporter(quiet) as reporter:
-        checks = list(verify(device, reporter.message))
+        checks = list(verify(device, reporter.message, precision))
     seconds = round(time.monotonic() - start, 1)
     wrong = [check for check in checks if not check.ok]
     if json:

@@ -3,7 +3,8 @@
 Four kinds of checks, each with its worst error as a multiple of what is tolerated:
 
 op          every op on every case of ``fastadam.cases``: against the float64 reference, the same bits for one
-            and two threads, on a GPU twice and beside the CPU's; nothing written outside its outs
+            and two threads, on a GPU twice and beside the CPU's; nothing written outside its outs. Products of
+            rounded operands, on tensor cores, are held to the digits of these
 gradient    the backward ops of that reference against finite differences of its forward ops
 optimizer   twenty steps against the papers' formulas in float64, and against PyTorch's where that is installed
 step        whole training steps of a small network with every layer, against ``fastadam.interpret`` in float64
@@ -18,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from fastadam import gradcheck, trial
+from fastadam.case import Case
 from fastadam.cases import CASES
 from fastadam.device import COMPILING, Device, get_device
 from fastadam.errors import DeviceError
 from fastadam.graph import Graph, Node
 from fastadam.interpret import interpret
-from fastadam.kernels import OPS
+from fastadam.kernels import OPS, PRECISIONS, PRODUCTS
 from fastadam.kernels.rules import MOMENTS
 from fastadam.layout import to_kernel, to_public
 from fastadam.matrices import hidden_matrices
@@ -33,6 +35,9 @@ from fastadam.oracles import ORACLES
 from fastadam.trainer import Trainer
 
 OPTIMIZER_STEPS, TRAINING_STEPS = 20, 3
+
+DIGITS = {"tf32": 10, "bf16": 7}
+"""Binary digits of the fraction of an operand."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,14 +66,19 @@ class Check:
         return {**asdict(self), "ok": self.ok}
 
 
-def verify(device: str = "auto", say: Callable[[str], None] = lambda text: None) -> Iterator[Check]:
-    """All checks, one after the other; ``say`` hears what begins. DeviceError for a device that is not there."""
-    places = _places(device)
+def verify(
+    device: str = "auto", say: Callable[[str], None] = lambda text: None, precision: str = PRECISIONS[0]
+) -> Iterator[Check]:
+    """All checks, one after the other; ``say`` hears what begins. DeviceError for a device that is not there.
+
+    precision   of the ops' matrix products, one of ``kernels.PRECISIONS``; whole training steps are in float32
+    """
+    places = _places(device, precision)
     with places[0].compile_clock(lambda: say(COMPILING)):
         where = " and ".join(dict.fromkeys(place.description for place in places))
         say(f"{len(OPS)} ops in {len(CASES)} cases, on {where} ...")
         for op in OPS:
-            yield check_op(op, places)
+            yield check_op(op, places, precision)
         say("gradients of the reference by finite differences ...")
         yield from check_gradients()
         say("optimisers ...")
@@ -80,12 +90,12 @@ def verify(device: str = "auto", say: Callable[[str], None] = lambda text: None)
             yield check_training(rule, places)
 
 
-def _places(device: str) -> list[Device]:
+def _places(device: str, precision: str) -> list[Device]:
     """The CPU with one and with two threads; with one alone where numba was started with no more. A GPU twice."""
     two: list[Device] = []
     with contextlib.suppress(DeviceError):
-        two = [get_device(device, 2)]  # first: it decides how many threads numba can have
-    one = get_device(device, 1)
+        two = [get_device(device, 2, precision)]  # first: it decides how many threads numba can have
+    one = get_device(device, 1, precision)
     return [one, *two] if one.is_host else [one, one]
 
 
@@ -103,9 +113,13 @@ def _checked(kind: str, name: str, cases: int, errors: Iterator[float]) -> Check
 # Ops and gradients ----------------------------------------------------------------------------------------
 
 
-def check_op(op: str, places: list[Device]) -> Check:
+def check_op(op: str, places: list[Device], precision: str = PRECISIONS[0]) -> Check:
     """An op on all of its cases."""
     cases = [case for case in CASES if case.op == op]
+    digits = DIGITS.get(precision) if op in PRODUCTS else None
+
+    def error(case: Case, got: Arrays, want: Arrays) -> float:
+        return trial.worst_error(case, got, want) if digits is None else rounding_error(got, want, digits)
 
     def errors() -> Iterator[float]:
         for case in cases:
@@ -115,13 +129,26 @@ def check_op(op: str, places: list[Device]) -> Check:
                     results.append(trial.call(case, place.ops, device=place))
             if len({tuple(out.tobytes() for out in outs.values()) for outs in results}) > 1:
                 raise AssertionError(f"{case}: other bits on other numbers of threads, or in another run")
-            yield trial.worst_error(case, results[0], trial.expect(case))
+            yield error(case, results[0], trial.expect(case))
             if not places[0].is_host:
                 twin = get_device("cpu")
                 with twin.running():
-                    yield trial.worst_error(case, results[0], trial.call(case, twin.ops)) / 2  # both may be off
+                    yield error(case, results[0], trial.call(case, twin.ops)) / 2  # both may be off
 
     return _checked("op", op, len(cases), errors())
+
+
+def rounding_error(got: Arrays, want: Arrays, digits: int) -> float:
+    """The largest error of all outs, as a multiple of what products of operands of so many digits may have.
+
+    That is a share of an out's largest number; a larger one of sums and moments, in which much cancels.
+    """
+    errors = []
+    for name, array in want.items():
+        share = (20 if name in ("sums", "moments") else 4) * 2.0**-digits
+        largest = np.abs(array[np.isfinite(array)]).max(initial=0)
+        errors.append(trial.error_over(got[name], array, 0, share * largest))
+    return max(errors)
 
 
 def check_gradients() -> Iterator[Check]:

@@ -15,11 +15,11 @@ from fastadam_cli.main import main
 from fastadam import gradcheck, verify
 from fastadam.cases import CASES
 from fastadam.device import get_device
-from fastadam.kernels import OPS, cpu, rules
+from fastadam.kernels import OPS, PRODUCTS, cpu, rules
 from fastadam.kernels.rules import MOMENTS, Hyper
 from fastadam.optim import OPTIMIZERS, Optimizer
 from fastadam.oracles import ORACLES
-from fastadam.trial import error_over
+from fastadam.trial import error_over, expect
 from fastadam.verify import Check
 
 PLACES = [get_device("cpu", 1), get_device("cpu", 2)]
@@ -201,9 +201,32 @@ def test_a_wrong_reference_is_caught_by_its_gradient(monkeypatch):
     assert checks.keys() == {case.op for case in gradcheck.GRADIENT_CASES} | {"batch norm"}
 
 
+@pytest.mark.parametrize("op", PRODUCTS)
+@pytest.mark.parametrize("precision", verify.DIGITS)
+def test_products_of_rounded_operands_are_held_to_their_digits(op, precision):
+    """Those of as many digits pass, those of four fewer are caught."""
+
+    def worst(digits: int) -> float:
+        def round_operands(ins: dict[str, np.ndarray]) -> None:
+            for name in {"x", "w", "dz"} & ins.keys():
+                fraction, exponent = np.frexp(ins[name])
+                ins[name][...] = np.ldexp(np.round(fraction * 2.0 ** (digits + 1)), exponent - digits - 1)
+
+        cases = [case for case in CASES if case.op == op]
+        return max(
+            verify.rounding_error(expect(case, round_operands), expect(case), verify.DIGITS[precision])
+            for case in cases
+        )
+
+    assert worst(verify.DIGITS[precision]) <= 1
+    assert worst(verify.DIGITS[precision] - 4) > 1
+
+
 def test_what_fails_is_told_with_exit_code_1(monkeypatch):
     monkeypatch.setattr(
-        verify, "verify", lambda device, say: iter([Check("op", "fill", 3, 0.5), Check("op", "crop", 2, 7.0, "it bit")])
+        verify,
+        "verify",
+        lambda device, say, precision: iter([Check("op", "fill", 3, 0.5), Check("op", "crop", 2, 7.0, "it bit")]),
     )
     result = run()
     assert result.exit_code == 1

@@ -89,6 +89,8 @@ class BenchConfig:
     def __post_init__(self) -> None:
         if self.data is not None and "train" not in self.parts:
             raise ConfigError(f"data is for train, and {', '.join(self.parts)} was asked for; leave it away")
+        if self.parts == ("adam",) and self.model is not None:
+            raise ConfigError("model is for kernels, train and startup, and adam was asked for; leave it away")
         if self.epochs is not None and self.data is None:
             raise ConfigError("epochs is the length of whole runs, which need data; give --data too")
 

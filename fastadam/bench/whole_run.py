@@ -26,7 +26,7 @@ def _ours(config: TrainConfig) -> dict[str, Any]:
 
 
 def _theirs(config: TrainConfig) -> dict[str, Any]:
-    """The loop of ``trainer.Fit``, in PyTorch."""
+    """The loop of ``fit.Fit``, in PyTorch."""
     import numpy as np
 
     from fastadam import data, models

@@ -47,6 +47,9 @@ UNITS = 16
 PRECISIONS = ("float32", "tf32", "bf16")
 """What the operands of matrix products are rounded to; sums, and all that is stored, are float32."""
 
+PRODUCTS = ("conv2d_backward", "conv2d_forward", "linear_backward", "linear_forward")
+"""The ops that have such products."""
+
 MUON_RATES = ("original", "match_rms_adamw")
 """How Muon's rate depends on a matrix's shape, see ``rules.muon_rate``; PyTorch's names."""
 
