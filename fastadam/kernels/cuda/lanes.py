@@ -33,12 +33,12 @@ LARGE = 1 << 15
 
 @device
 def lane_start(lane, lanes, samples, pixels):
-    """First row of a lane, ``lane * samples // lanes`` samples on; ``lane`` up to ``lanes``.
+    """First row of a lane; ``lane`` up to ``lanes``, which are few, or as many as there are samples.
 
-    In 32 bits ``lane * samples`` would overflow, where each of 65,536 samples has a lane of its own.
+    Of so many, ``lane * samples`` would soon have more than 32 bits.
     """
-    each, rest = uint32(samples // lanes), uint32(samples % lanes)
-    return uint32(uint32(uint32(lane * each) + uint32(lane * rest) // lanes) * pixels)
+    first = lane if lanes == samples else uint32(uint32(lane * samples) // lanes)
+    return uint32(first * pixels)
 
 
 @device
