@@ -65,9 +65,9 @@ def fetch4(a, row, col, rows, cols, ld, wide):
         if wide:
             v = load4(a, i)
         else:
-            v1 = load_at(a, i, 1) if uint32(col + ONE) < cols else ZERO
-            v2 = load_at(a, i, 2) if uint32(col + TWO) < cols else ZERO
-            v3 = load_at(a, i, 3) if uint32(col + THREE) < cols else ZERO
+            v1 = a[uint32(i + ONE)] if uint32(col + ONE) < cols else ZERO
+            v2 = a[uint32(i + TWO)] if uint32(col + TWO) < cols else ZERO
+            v3 = a[uint32(i + THREE)] if uint32(col + THREE) < cols else ZERO
             v = (a[i], v1, v2, v3)
     return v
 
