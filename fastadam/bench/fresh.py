@@ -52,7 +52,8 @@ def ask_fresh(
             assert process.stdout is not None
             line = process.stdout.readline()
             answered = time.perf_counter() - begun
-            code = process.wait()
+            process.communicate()  # what else it prints is nobody's
+            code = process.returncode
             ended = time.perf_counter() - begun
         except BaseException:
             process.kill()
