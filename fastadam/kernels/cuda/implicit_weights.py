@@ -25,7 +25,7 @@ from fastadam.kernels.cuda.mma import (
 )
 from fastadam.kernels.cuda.pending import cut
 from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, kept, load4, load4_at
-from fastadam.kernels.cuda.tiles import BK, fetch4, put_tile
+from fastadam.kernels.cuda.tiles import BK, divided, fetch4, put_tile
 from fastadam.kernels.cuda.windows import (
     EIGHT,
     FAR,
@@ -116,7 +116,7 @@ def make_weights(BM, bf16):
         t, z = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.z)
         m0, n0 = uint32(uint32(cuda.blockIdx.x) * uint32(BM)), uint32(uint32(cuda.blockIdx.y) * uint32(BN))
         image, pixels, M = (H, W, C), uint32(OH * OW), uint32(uint32(KH * KW) * C)
-        lane, share = uint32(z // shares), uint32(z % shares)
+        lane, share = divided(z, shares)
         p, end = lane_start(lane, lanes, N, pixels), lane_start(uint32(lane + ONE), lanes, N, pixels)
         each = uint32(uint32(uint32(uint32(end - p + uint32(7)) // EIGHT + shares - ONE) // shares) * EIGHT)
         p = uint32(p + share * each)
@@ -139,17 +139,18 @@ def make_weights(BM, bf16):
         ra, ra2, ca, to_a = rows_of(t, BM, True, bf16)
         rb, rb2, cb, to_b = rows_of(t, BN, B_TWICE, bf16)
         m, oc = uint32(m0 + (ca if wide_x else t)), uint32(n0 + cb)
-        kh, kw = uint32(uint32(m // C) // KW), uint32(uint32(m // C) % KW)
+        window, channel = divided(m, C)
+        kh, kw = divided(window, KW)
         # pixels p from which on ``rb`` and ``rb2`` are beyond the end
         last = kept(uint32(end - rb) if oc < OC and rb < end else NOUGHT)
         last2 = kept(uint32(end - rb2) if oc < OC and rb2 < end else NOUGHT)
         i, apart, step = uint32(uint32(p + rb) * OC + oc), uint32(uint32(rb2 - rb) * OC), uint32(OC * EIGHT)
         tap = uint32(kh - pad) if kh < KH else FAR, uint32(kw - pad)
-        first = uint32(p + ra) if wide_x else p
-        q = uint32(first // OW)
+        line, column = divided(uint32(p + ra) if wide_x else p, OW)
+        n, row = divided(line, OH)
         size, span = uint32(H * W * C), (uint32(OH * stride), uint32(OW * stride))
         by, by2 = uint32(uint32(ra2 - ra) * stride), uint32(uint32(EIGHT + ra - ra2) * stride)
-        place = uint32(uint32(q // OH) * size + m % C), uint32(uint32(q % OH) * stride), uint32(first % OW * stride)
+        place = uint32(n * size + channel), uint32(row * stride), uint32(column * stride)
 
         k, more, acc = NOUGHT, p < end, ZERO64
         x0 = x1 = d0 = d1 = r0 = r1 = xs = xt = ds = da = db = ZERO4

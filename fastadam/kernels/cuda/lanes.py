@@ -33,11 +33,15 @@ LARGE = 1 << 15
 
 @device
 def lane_start(lane, lanes, samples, pixels):
-    """First row of a lane; ``lane`` up to ``lanes``, which are few, or as many as there are samples.
+    """First row of a lane; ``lane`` up to ``lanes``, which are one, few, or as many as there are samples.
 
-    Of so many, ``lane * samples`` would soon have more than 32 bits.
+    Of so many, ``lane * samples`` would soon have more than 32 bits; and a division costs as much as twenty sums.
     """
-    first = lane if lanes == samples else uint32(uint32(lane * samples) // lanes)
+    first = lane
+    if lanes != samples:
+        first = uint32(lane * samples)
+        if lanes > uint32(1):
+            first = uint32(first // lanes)
     return uint32(first * pixels)
 
 

@@ -44,6 +44,13 @@ SIXTEEN = uint32(16)
 
 
 @device
+def divided(n, d):
+    """(n // d, n % d) by one division, of which the hardware has none: a remainder would be a second one."""
+    quotient = uint32(n // d)
+    return quotient, uint32(n - quotient * d)
+
+
+@device
 def thread_place(t, warps_n):
     """(ty, tx) of thread t; ``warps_n`` warps stand side by side.
 
