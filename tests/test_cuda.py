@@ -105,11 +105,13 @@ def test_losses_of_whole_nets_equal_the_cpus(name, gpu):
 
 
 @pytest.mark.skipif(not SIMULATED, reason="a part of kernels, which Python can call in the simulator alone")
-@pytest.mark.parametrize("samples", [1, 7, 128, 65_536, 70_000, 1 << 20])
+@pytest.mark.parametrize("samples", [1, 7, 128, 65_535, 65_536, 70_000, 1 << 20])
 def test_lanes_share_out_any_number_of_samples(samples):
-    from fastadam.kernels.cuda.lanes import lane_start
+    from fastadam.kernels.cuda.lanes import lane_start, lanes_of_their_own
 
-    for lanes in {1, min(samples, 64), samples}:
+    own = lanes_of_their_own(samples)
+    assert own == samples or samples > 65_535
+    for lanes in {1, min(samples, 64), own}:
         for lane in {0, 1, lanes // 2, lanes - 1, lanes}:
             start = lane_start(*map(np.uint32, (lane, lanes, samples, 1)))
             assert start == lane * samples // lanes

@@ -33,16 +33,13 @@ LARGE = 1 << 15
 
 @device
 def lane_start(lane, lanes, samples, pixels):
-    """First row of a lane; ``lane`` up to ``lanes``, which are one, few, or as many as there are samples.
+    """First row of a lane; ``lane`` up to ``lanes``. The product of lanes and samples has 32 bits."""
+    return uint32(uint32(uint32(lane * samples) // lanes) * pixels)
 
-    Of so many, ``lane * samples`` would soon have more than 32 bits; and a division costs as much as twenty sums.
-    """
-    first = lane
-    if lanes != samples:
-        first = uint32(lane * samples)
-        if lanes > uint32(1):
-            first = uint32(first // lanes)
-    return uint32(first * pixels)
+
+def lanes_of_their_own(samples):
+    """Lanes where nobody reads any: one a sample; of 65,536 and more, as many as ``lane_start`` can tell apart."""
+    return min(samples, ((1 << 32) - 1) // samples)
 
 
 @device

@@ -10,7 +10,7 @@ from numba import cuda, float32, uint32
 
 from fastadam.kernels.cuda.gemm import BLOCKS_PER_SM, parts_of, plain, product, put_block, share_of
 from fastadam.kernels.cuda.jit import device, kernel
-from fastadam.kernels.cuda.lanes import add_launch, join_launch, tile_place, tiles_of
+from fastadam.kernels.cuda.lanes import add_launch, join_launch, lanes_of_their_own, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
 from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
 from fastadam.kernels.cuda.narrow import STAGED, TILE, is_staged, put_narrow, stage_gradient
@@ -160,7 +160,7 @@ def forward(y, moments, x, scale, shift, w, act, bf16):
     part = Scratch(parts * N * O) if parts > 1 else y
     yield Launch(FORWARD[bf16], (*grid, parts), (part, x, scale, shift, w, N, O, I, C, act, parts))
     if parts > 1 or has_moments:
-        lanes = moments.shape[0] if has_moments else N
+        lanes = moments.shape[0] if has_moments else lanes_of_their_own(N)
         tiles = tiles_of(lanes, N, 1, ROWS)
         several = has_moments and tiles > 1
         by_tile = Scratch(lanes * tiles * 3 * O) if several else moments
@@ -285,7 +285,7 @@ def backward(dx, sums, dw, dz, raw, gscale, ga, gb, w, x, scale, shift, base, of
     if dw_parts > 1:
         yield add_launch(dw, dw_part, 1, dw_parts, O * I)
     if dx.size and (finish or dx_parts > 1):
-        lanes, pixels = sums.shape[0] if has_sums else N, I // C
+        lanes, pixels = sums.shape[0] if has_sums else lanes_of_their_own(N), I // C
         tiles = tiles_of(lanes, N, pixels, ROWS)
         several = has_sums and tiles > 1
         by_tile = Scratch(lanes * tiles * 2 * C) if several else sums

@@ -6,7 +6,7 @@ import numpy as np
 from numba import cuda, float32, uint32
 
 from fastadam.kernels.cuda.jit import device, kernel
-from fastadam.kernels.cuda.lanes import lane_start
+from fastadam.kernels.cuda.lanes import lane_start, lanes_of_their_own
 from fastadam.kernels.cuda.launch import Launch, op
 from fastadam.kernels.cuda.pending import activated, finished
 from fastadam.kernels.cuda.ptx import WARP, ZERO, warp_max, warp_sum
@@ -111,7 +111,7 @@ def softmax_loss(dz, sums, rows, x, scale, shift, labels, index, step, base, of,
     smoothing                  target = (1 - smoothing) * onehot + smoothing / K
     """
     N, K = x.shape
-    lanes = sums.shape[0] if sums.size else N
+    lanes = sums.shape[0] if sums.size else lanes_of_their_own(N)
     yield Launch(
         _softmax_loss, lanes,
         (dz, sums, rows, x, scale, shift, labels, index, step, base, of, centre, act, smoothing / K, 1.0 - smoothing,
