@@ -18,9 +18,8 @@ from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
 from fastadam.kernels.cuda.ptx import ZERO8
 from fastadam.kernels.cuda.tiles import (
     BK,
-    fetch4,
     finish_pixel,
-    minus8,
+    minus_centre,
     put_column_sums,
     put_tile,
     put_tile_moments,
@@ -115,11 +114,9 @@ def make_data(BM, BN, bf16):
         )  # fmt: skip
         ty, tx = place_of(t, BN, bf16)
         m, n, half, wide = uint32(m0 + ty * FOUR), uint32(n0 + tx * FOUR), uint32(BN // 2), C & THREE == NOUGHT
-        tail, options = (x, scale, shift, base, of), (act, has_base, has_of)
-        s, q, minus = ZERO8, ZERO8, ZERO8
-        if has_of:
-            low = fetch4(centre, NOUGHT, n, ONE, C, C, wide)
-            minus = minus8(low + fetch4(centre, NOUGHT, uint32(n + half), ONE, C, C, wide))
+        tail, options = (x, scale, shift, base, of, centre), (act, has_base, has_of)
+        s, q = ZERO8, ZERO8
+        minus = minus_centre(tail, options, n, C, wide) + minus_centre(tail, options, uint32(n + half), C, wide)
         members = grid[0], grid[1], H, W, stride, down, right
         s, q = _finish_row(s, q, minus, dx, tail, options, m, end, members, n, half, C, acc[0:8])
         s, q = _finish_row(s, q, minus, dx, tail, options, uint32(m + ONE), end, members, n, half, C, acc[8:16])

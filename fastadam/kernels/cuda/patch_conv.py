@@ -7,9 +7,9 @@ from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch, join_launch, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch
 from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
-from fastadam.kernels.cuda.patches import FOUR, NOUGHT, ONE, PATCH, TWO, column_of, patch_product, shared_sizes
-from fastadam.kernels.cuda.ptx import ZERO8
-from fastadam.kernels.cuda.tiles import fetch4, finish_pixel, minus8, put_column_sums, put_row, put_tile_moments
+from fastadam.kernels.cuda.patches import FOUR, NOUGHT, PATCH, TWO, column_of, patch_product, shared_sizes
+from fastadam.kernels.cuda.ptx import ZERO4
+from fastadam.kernels.cuda.tiles import finish_terms, minus_centre, put_column_sums, put_row, put_tile_moments
 
 TENSOR = [bf16 for bf16 in PRECISIONS.values() if bf16 is not FLOAT32]
 
@@ -54,6 +54,30 @@ def make_forward(BM, BN, bf16):
     return patches_forward
 
 
+@device
+def _finish_columns(dx, tail, options, pixel, W, c, C, d0, d1, d2, d3, d4, d5, d6, d7):
+    """The tail of eight pixels one below the other, channels c .. c + 3, and both sums of it.
+
+    A thread takes a half of its columns after the other: for both at once it has not the registers.
+    """
+    s = q = ZERO4
+    minus = minus_centre(tail, options, c, C, True)
+    s, q = finish_terms(s, q, minus, dx, tail, options, pixel, c, C, True, d0)
+    pixel = uint32(pixel + W)
+    s, q = finish_terms(s, q, minus, dx, tail, options, pixel, c, C, True, d1)
+    pixel = uint32(pixel + W)
+    s, q = finish_terms(s, q, minus, dx, tail, options, pixel, c, C, True, d2)
+    pixel = uint32(pixel + W)
+    s, q = finish_terms(s, q, minus, dx, tail, options, pixel, c, C, True, d3)
+    pixel = uint32(pixel + W)
+    s, q = finish_terms(s, q, minus, dx, tail, options, pixel, c, C, True, d4)
+    pixel = uint32(pixel + W)
+    s, q = finish_terms(s, q, minus, dx, tail, options, pixel, c, C, True, d5)
+    pixel = uint32(pixel + W)
+    s, q = finish_terms(s, q, minus, dx, tail, options, pixel, c, C, True, d6)
+    return finish_terms(s, q, minus, dx, tail, options, uint32(pixel + W), c, C, True, d7)
+
+
 def make_data(BM, BN, bf16):
     """The kernel for dx, of BM / 64 patches and BN channels a block, in a precision of ``mma.py``."""
     SIZE_A, SIZE_B = shared_sizes(BM, BN)
@@ -73,29 +97,19 @@ def make_data(BM, BN, bf16):
         ty, tx = place_of(t, BN, bf16)
         patch, pixel = column_of(t, first, BN, bf16, H, W)
         n, half = uint32(n0 + tx * FOUR), uint32(BN // 2)
-        tail, options = (x, scale, shift, base, of), (act, has_base, has_of)
-        s, q, minus = ZERO8, ZERO8, ZERO8
-        if has_of:
-            low = fetch4(centre, NOUGHT, n, ONE, C, C, True)
-            minus = minus8(low + fetch4(centre, NOUGHT, uint32(n + half), ONE, C, C, True))
+        tail, options = (x, scale, shift, base, of, centre), (act, has_base, has_of)
+        s0 = s1 = q0 = q1 = ZERO4
         if patch < patches:
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[0:8])
-            pixel = uint32(pixel + W)
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[8:16])
-            pixel = uint32(pixel + W)
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[16:24])
-            pixel = uint32(pixel + W)
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[24:32])
-            pixel = uint32(pixel + W)
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[32:40])
-            pixel = uint32(pixel + W)
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[40:48])
-            pixel = uint32(pixel + W)
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[48:56])
-            pixel = uint32(pixel + W)
-            s, q = finish_pixel(s, q, minus, dx, tail, options, pixel, n, half, C, True, d[56:64])
+            s0, q0 = _finish_columns(
+                dx, tail, options, pixel, W, n, C,
+                d[0:4], d[8:12], d[16:20], d[24:28], d[32:36], d[40:44], d[48:52], d[56:60],
+            )  # fmt: skip
+            s1, q1 = _finish_columns(
+                dx, tail, options, pixel, W, uint32(n + half), C,
+                d[4:8], d[12:16], d[20:24], d[28:32], d[36:40], d[44:48], d[52:56], d[60:64],
+            )  # fmt: skip
         if has_sums:
-            put_column_sums(part, uint32(block * TWO * C), sa, sb, ty, tx, n0, C, BM, BN, s, q)
+            put_column_sums(part, uint32(block * TWO * C), sa, sb, ty, tx, n0, C, BM, BN, s0 + s1, q0 + q1)
 
     return patches_data
 

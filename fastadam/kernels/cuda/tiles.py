@@ -181,7 +181,7 @@ def put_column_sums(part, at, sa, sb, ty, tx, n0, N, BM, BN, first, second):
 
 
 @device
-def minus8(v):
+def _minus8(v):
     """-v, element by element."""
     return -v[0], -v[1], -v[2], -v[3], -v[4], -v[5], -v[6], -v[7]
 
@@ -207,7 +207,7 @@ def put_tile_moments(part, at, sa, sb, ty, tx, rows, n0, N, wide, BM, BN, acc):
         store4(sa, n, acc[0:4])
         store4(sa, uint32(n + uint32(BN // 2)), acc[4:8])
     cuda.syncthreads()
-    k = minus8(load4(sa, n) + load4(sa, uint32(n + uint32(BN // 2))))
+    k = _minus8(load4(sa, n) + load4(sa, uint32(n + uint32(BN // 2))))
     m, s, q = uint32(ty * FOUR), ZERO8, ZERO8
     s, q = _add_moments(s, q, k, m, rows, acc[0:8])
     s, q = _add_moments(s, q, k, uint32(m + ONE), rows, acc[8:16])
@@ -222,14 +222,14 @@ def put_tile_moments(part, at, sa, sb, ty, tx, rows, n0, N, wide, BM, BN, acc):
 
 
 # The tail of a backward -------------------------------------------------------------------------------------
-# ``tail`` is (x, scale, shift, base, of), ``options`` (act, has_base, has_of): fewer words for numba to type.
+# ``tail`` is (x, scale, shift, base, of, centre), ``options`` (act, has_base, has_of): fewer words for numba to type.
 
 
 @device
 def _finish1(dx, tail, options, i, c, C, d):
     v = ZERO
     if c < C:
-        x, scale, shift, base, _ = tail
+        x, scale, shift, base, _, _ = tail
         v = finished(d, x, scale, shift, base, i, c, options[0], options[1])
         dx[i] = v
     return v
@@ -242,7 +242,7 @@ def finish4(dx, tail, options, row, c, C, wide, d):
     if c < C:
         i = uint32(row * C + c)
         if wide:
-            x, scale, shift, base, _ = tail
+            x, scale, shift, base, _, _ = tail
             v = finished4(d, x, scale, shift, base, i, c, options[0], options[1])
             store4(dx, i, v)
         else:
@@ -254,13 +254,28 @@ def finish4(dx, tail, options, row, c, C, wide, d):
 
 
 @device
-def finish_pixel(s, q, minus, dx, tail, options, row, n, half_n, C, wide, d):
-    """The tail of the thread's columns of a row, and its terms of both sums; ``minus`` is -centre."""
-    n2 = uint32(n + half_n)
-    v = finish4(dx, tail, options, row, n, C, wide, d[0:4]) + finish4(dx, tail, options, row, n2, C, wide, d[4:8])
+def minus_centre(tail, options, c, C, wide):
+    """-centre[c : c + 4], if that is wanted."""
+    v = ZERO4
+    if options[2]:
+        v = fetch4(tail[5], uint32(0), c, ONE, C, C, wide)
+    return -v[0], -v[1], -v[2], -v[3]
+
+
+@device
+def finish_terms(s, q, minus, dx, tail, options, row, c, C, wide, d):
+    """``finish4``, and its terms of both sums; ``minus`` is -centre."""
+    v = finish4(dx, tail, options, row, c, C, wide, d)
     s = add_each(s, v)
     if options[2]:
-        end = uint32(row + ONE)
-        r = fetch4(tail[4], row, n, end, C, C, wide) + fetch4(tail[4], row, n2, end, C, C, wide)
-        q = multiply_add_each(q, v, add_each(r, minus))
+        q = multiply_add_each(q, v, add_each(fetch4(tail[4], row, c, uint32(row + ONE), C, C, wide), minus))
     return s, q
+
+
+@device
+def finish_pixel(s, q, minus, dx, tail, options, row, n, half_n, C, wide, d):
+    """The tail of the thread's columns of a row, and its terms of both sums; ``minus`` is -centre."""
+    s0, q0 = finish_terms(s[0:4], q[0:4], minus[0:4], dx, tail, options, row, n, C, wide, d[0:4])
+    n = uint32(n + half_n)
+    s1, q1 = finish_terms(s[4:8], q[4:8], minus[4:8], dx, tail, options, row, n, C, wide, d[4:8])
+    return s0 + s1, q0 + q1
