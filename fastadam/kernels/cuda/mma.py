@@ -123,34 +123,44 @@ def _rounded(v):
 
 
 @device
-def _stash_pairs(s, i, v):
-    """A row's four columns, of which the other half of the warp has the next row: each stores two columns of both."""
+def _pairs(v):
+    """(where to, two words) of a row's four columns: the other half of the warp has the next row's, each packs two."""
     odd = uint32(cuda.threadIdx.x) & SIXTEEN
     u0 = cuda.shfl_xor_sync(EVERYONE, v[0] if odd else v[2], 16)
     u1 = cuda.shfl_xor_sync(EVERYONE, v[1] if odd else v[3], 16)
     if odd:
-        store2(s, uint32(i + TWO), (pack_bf16(u0, v[2]), pack_bf16(u1, v[3])))
+        words = pack_bf16(u0, v[2]), pack_bf16(u1, v[3])
     else:
-        store2(s, i, (pack_bf16(v[0], u0), pack_bf16(v[1], u1)))
+        words = pack_bf16(v[0], u0), pack_bf16(v[1], u1)
+    return uint32(odd >> THREE), words
+
+
+@device
+def stash_row(s, i, v, there, bf16):
+    """Four columns of a row that ``rows_of`` names, if ``there``: all of a warp call it, since halves exchange some."""
+    if bf16 is None:
+        if there:
+            store4(s, i, v)
+    elif bf16:
+        to, words = _pairs(v)
+        if there:
+            store2(s, uint32(i + to), words)
+    elif there:
+        store4(s, i, _rounded(v))
 
 
 @device
 def stash_rows(s, i, pitch, v, u, twice, bf16):
     """What ``rows_of`` names: v and, if ``twice``, u of the second row."""
-    if bf16 is None:
-        store4(s, i, v)
-        if twice:
-            store4_at(s, i, 4 * pitch, u)
+    if not twice:
+        stash_row(s, i, v, True, bf16)
     elif bf16:
-        if twice:
-            pairs = pack_bf16(v[0], u[0]), pack_bf16(v[1], u[1]), pack_bf16(v[2], u[2]), pack_bf16(v[3], u[3])
-            store4(s, i, pairs)
-        else:
-            _stash_pairs(s, i, v)
+        store4(s, i, (pack_bf16(v[0], u[0]), pack_bf16(v[1], u[1]), pack_bf16(v[2], u[2]), pack_bf16(v[3], u[3])))
     else:
-        store4(s, i, _rounded(v))
-        if twice:
-            store4_at(s, i, 4 * pitch, _rounded(u))
+        if bf16 is not None:
+            v, u = _rounded(v), _rounded(u)
+        store4(s, i, v)
+        store4_at(s, i, 4 * pitch, u)
 
 
 # The product ------------------------------------------------------------------------------------------------

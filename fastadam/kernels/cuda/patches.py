@@ -16,7 +16,7 @@ Images are whole patches here, the padding is one pixel, and channels are a mult
 from numba import cuda, uint32
 
 from fastadam.kernels.cuda.jit import device
-from fastadam.kernels.cuda.mma import column_place, pitch_of, place_of, rows_of, starts_of, stash_column, stash_rows
+from fastadam.kernels.cuda.mma import column_place, pitch_of, place_of, rows_of, starts_of, stash_column, stash_row
 from fastadam.kernels.cuda.ptx import ZERO4, ZERO64, load4, load_at, store4
 from fastadam.kernels.cuda.tensor import load2_at, mma_bf16, mma_tf32, pack_bf16, store2, to_tf32
 from fastadam.kernels.cuda.windows import NOWHERE, look4, settled4
@@ -130,24 +130,23 @@ def _stages_last(BM, BN):
 
 
 @device
-def _stash_filter(sb, i, f, BN, back, bf16):
-    if back:
+def _stash_filter(sb, i, f, there, BN, back, bf16):
+    if not back:
+        stash_row(sb, i, f, there, bf16)
+    elif there:
         stash_column(sb, i, pitch_of(BN, bf16), f, bf16)
-    else:
-        stash_rows(sb, i, pitch_of(BN, bf16), f, f, False, bf16)
 
 
 @device
 def _stash_filters(sb, i, f, filters, BM, BN, back, bf16):
     tile = uint32(_tile_words(BN, bf16))
     i = uint32(i + filters[5])
-    _stash_filter(sb, i, f[0], BN, back, bf16)
+    _stash_filter(sb, i, f[0], True, BN, back, bf16)
     if BM == 256:
-        if _stages_last(BM, BN):
-            _stash_filter(sb, uint32(i + tile + tile), f[1], BN, back, bf16)
+        _stash_filter(sb, uint32(i + tile + tile), f[1], _stages_last(BM, BN), BN, back, bf16)
     else:
-        _stash_filter(sb, uint32(i + tile), f[1], BN, back, bf16)
-        _stash_filter(sb, uint32(i + tile + tile), f[2], BN, back, bf16)
+        _stash_filter(sb, uint32(i + tile), f[1], True, BN, back, bf16)
+        _stash_filter(sb, uint32(i + tile + tile), f[2], True, BN, back, bf16)
 
 
 # The product ------------------------------------------------------------------------------------------------
