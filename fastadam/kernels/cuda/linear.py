@@ -13,10 +13,10 @@ from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch, join_launch, lanes_of_their_own, tile_place, tiles_of
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
 from fastadam.kernels.cuda.mma import FLOAT32, PRECISIONS, place_of
-from fastadam.kernels.cuda.narrow import STAGED, TILE, is_staged, put_narrow, stage_gradient
+from fastadam.kernels.cuda.narrow import STAGED, TILE, is_staged, put_narrow, stage_gradient, staged4
 from fastadam.kernels.cuda.pending import activated, activated4, finished, gradient, gradient4
 from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, load4
-from fastadam.kernels.cuda.tiles import BK, fetch4
+from fastadam.kernels.cuda.tiles import BK, divided
 
 THREADS = TILE * TILE // 64
 SIZE = 2 * BK * (TILE + 4)
@@ -75,7 +75,7 @@ def gradient_rows(operand, row, col, rows, cols):
     dz, raw, gscale, ga, gb, gact, ld, wide, staged, first = operand
     v = ZERO4
     if is_staged(ld):
-        v = fetch4(staged, uint32(row - first), col, uint32(rows - first), cols, ld, False)
+        v = staged4(staged, uint32(row - first), col, uint32(rows - first), ld)
     elif row < rows and col < cols:
         i = uint32(row * ld + col)
         if wide:
@@ -202,9 +202,9 @@ def make_backward(bf16):
         block, across, tile = uint32(cuda.blockIdx.x), (I + uint32(TILE - 1)) // uint32(TILE), uint32(TILE)
         step, (ty, tx) = uint32(BK), place_of(uint32(cuda.threadIdx.x), TILE, bf16)
         if block < dw_blocks:
-            n0, rest = uint32(uint32(block % across) * tile), uint32(block // across)
-            down = (O + uint32(TILE - 1)) // tile
-            m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
+            rest, column = divided(block, across)
+            part, row = divided(rest, (O + uint32(TILE - 1)) // tile)
+            m0, n0 = uint32(row * tile), uint32(column * tile)
             k, k_end = share_of(part, dw_parts, (N + step - ONE) // step, step, N)
             columns = x, scale, shift, act, C, I, _multiple_of_4(C)
             acc = ZERO64
@@ -220,10 +220,9 @@ def make_backward(bf16):
                 k = end
             put_block(dw[uint32(part * uint32(O * I)) :], ty, tx, m0, n0, O, I, TILE, TILE, acc)
         else:
-            block = uint32(block - dw_blocks)
-            n0, rest = uint32(uint32(block % across) * tile), uint32(block // across)
-            down = (N + uint32(TILE - 1)) // tile
-            m0, part = uint32(uint32(rest % down) * tile), uint32(rest // down)
+            rest, column = divided(uint32(block - dw_blocks), across)
+            part, row = divided(rest, (N + uint32(TILE - 1)) // tile)
+            m0, n0 = uint32(row * tile), uint32(column * tile)
             k, k_end = share_of(part, dx_parts, (O + step - ONE) // step, step, O)
             if is_staged(O):
                 stage_gradient(staged, dz, raw, gscale, ga, gb, gact, m0, N, O)

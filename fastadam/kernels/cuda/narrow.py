@@ -8,7 +8,7 @@ from numba import cuda, uint32
 
 from fastadam.kernels.cuda.jit import device
 from fastadam.kernels.cuda.pending import gradient
-from fastadam.kernels.cuda.ptx import ZERO, load4, store4, store4_at
+from fastadam.kernels.cuda.ptx import ZERO, ZERO4, load4, load_at, store4, store4_at
 
 TILE = 64
 """Rows and columns of a block."""
@@ -59,6 +59,19 @@ def stage_gradient(s, dz, raw, gscale, ga, gb, gact, first, end, O):
         store4(s, uint32(i - start), v)
         i = uint32(i + threads * FOUR)
     cuda.syncthreads()
+
+
+@device
+def staged4(s, row, col, rows, O):
+    """Columns col .. col + 3 of a staged row, zeros outside."""
+    v = ZERO4
+    if row < rows and col < O:
+        i = uint32(row * O + col)
+        v1 = load_at(s, i, 1) if uint32(col + ONE) < O else ZERO
+        v2 = load_at(s, i, 2) if uint32(col + TWO) < O else ZERO
+        v3 = load_at(s, i, 3) if uint32(col + THREE) < O else ZERO
+        v = (load_at(s, i, 0), v1, v2, v3)
+    return v
 
 
 # A block's tile to memory -----------------------------------------------------------------------------------
