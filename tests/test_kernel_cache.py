@@ -1,9 +1,12 @@
 """Compiled kernels: kept between processes, by several at once, and compiled on all cores."""
 
 import contextlib
+import importlib.util
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numba
@@ -70,9 +73,10 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def cold(tmp_path, monkeypatch):
-    """The folder in which helpers and steps find nothing compiled."""
+    """The folder in which helpers and steps find nothing compiled; this process keeps to its own."""
+    folder = tmp_path / "fastadam" / cache.cache_folder().name
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(ahead, "cache_folder", lambda: tmp_path / "fastadam" / cache.cache_folder().name)
+    monkeypatch.setattr(ahead, "cache_folder", lambda: folder)
     return tmp_path
 
 
@@ -82,6 +86,17 @@ def test_a_helper_compiles_what_a_step_needs(cold, calls):
     helper.communicate()
     assert any("updates" in file.name for file in cold.rglob("*.nbc"))
     assert result(first_step(cold, 1))[1] == 0
+
+
+def test_helpers_come_when_compiling_takes_long_and_end_with_the_first_run(cold, calls, monkeypatch):
+    started, start = [], ahead.start
+    monkeypatch.setattr(ahead, "start", lambda calls: started.append(start(calls)) or started[-1])
+    for patience, helpers in (1e9, 0), (-1.0, 2):
+        monkeypatch.setattr(ahead, "PATIENCE", patience)
+        with ahead.helped(calls, 2), numba.core.event.trigger_event("numba:compile"):
+            assert len(started) == helpers
+            assert all(helper.poll() is None for helper in started)
+    assert all(helper.poll() is not None for helper in started)
 
 
 def test_a_helper_ends_with_the_process_that_started_it(cold, calls):
@@ -99,6 +114,9 @@ def test_without_an_interpreter_there_are_no_helpers(monkeypatch, calls, python)
     monkeypatch.setattr(ahead, "PATIENCE", -1.0)
     with ahead.helped(calls, 2), numba.core.event.trigger_event("numba:compile"):
         pass
+
+
+# Files ------------------------------------------------------------------------------------------------------
 
 
 def double(x):
@@ -129,3 +147,97 @@ def test_a_damaged_file_is_compiled_again(tmp_path, monkeypatch):
 def test_a_folder_that_is_gone_costs_time_only(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "gone")
     assert cache.keep(njit(double))(2) == 4
+
+
+def test_a_full_disk_costs_time_only(tmp_path, monkeypatch):
+    def full(self, target):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(Path, "replace", full)
+    assert cache.keep(njit(double))(2) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_functions_that_close_over_values_are_not_kept(tmp_path, monkeypatch):
+    def adder(n):
+        def add(x):
+            return x + n
+
+        return cache.keep(njit(add))
+
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    assert (adder(1)(1), adder(10)(1)) == (2, 11)
+
+
+def test_a_file_elsewhere_that_was_edited_is_compiled_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    for added in 1, 2:
+        file = tmp_path / "own.py"
+        file.write_text(f"def add(x):\n    return x + {added}\n")
+        spec = importlib.util.spec_from_file_location("own", file)
+        own = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(own)
+        cache._digest.cache_clear()  # as a new process would
+        assert cache.keep(njit(own.add))(1) == 1 + added
+
+
+# The folder -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A folder of sources that stands for that of the kernels; nothing is kept for them yet."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "adam.py").write_text("rate = 1")
+    monkeypatch.setattr(cache, "__file__", str(folder / "cache.py"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "own"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    return folder
+
+
+def folder_now():
+    """As a new process finds it."""
+    return cache.cache_folder.__wrapped__()
+
+
+CHANGES = {
+    "an edit": lambda monkeypatch, sources: (sources / "adam.py").write_text("rate = 2"),
+    "a name": lambda monkeypatch, sources: (sources / "adam.py").rename(sources / "adamw.py"),
+    "a file in a folder": lambda monkeypatch, sources: (
+        (sources / "more").mkdir() or (sources / "more" / "sgd.py").write_text("")
+    ),
+    "numba": lambda monkeypatch, sources: monkeypatch.setattr(numba, "__version__", "0.99"),
+    "bounds checks": lambda monkeypatch, sources: monkeypatch.setattr(numba.config, "BOUNDSCHECK", 1),
+    "a setting of the compiler": lambda monkeypatch, sources: monkeypatch.setattr(numba.config, "ENABLE_AVX", "off"),
+    "the processor": lambda monkeypatch, sources: monkeypatch.setattr(numba.config, "CPU_NAME", "nehalem"),
+    "its instructions": lambda monkeypatch, sources: monkeypatch.setattr(numba.config, "CPU_FEATURES", "+sse4.2"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_code_is_never_stale(sources, monkeypatch, change):
+    before = folder_now()
+    assert folder_now() == before
+    CHANGES[change](monkeypatch, sources)
+    assert folder_now() != before
+
+
+def test_nobody_else_can_put_code_there(sources, tmp_path, monkeypatch):
+    before = folder_now()
+    assert before.is_relative_to(tmp_path / "own")
+    before.chmod(0o777)
+    before.parent.chmod(0o777)
+    assert folder_now() == before
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (before, before.parent)] == [0o700, 0o700]
+    if hasattr(os, "getuid"):
+        monkeypatch.setattr(os, "getuid", lambda: before.stat().st_uid + 1)
+        (tmp_path / "temporary" / f"fastadam-{os.getuid()}").mkdir(mode=0o777)  # another's, in our name
+        assert folder_now().parent == tmp_path / "temporary"
+
+
+def test_without_a_folder_of_its_own_the_temporary_one_is_taken(sources, tmp_path):
+    (tmp_path / "own").write_text("a file")
+    assert folder_now().is_relative_to(tmp_path / "temporary")
