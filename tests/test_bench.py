@@ -366,6 +366,8 @@ def test_settings_that_do_not_go_together():
     assert BenchConfig(model=("mlp",)).models("kernels") == ("mlp",)
     with pytest.raises(ConfigError, match="data is for train"):
         BenchConfig(parts=("adam", "kernels"), data="x")
+    with pytest.raises(ConfigError, match="model is for kernels, train and startup"):
+        BenchConfig(parts=("adam",), model=("vgg",))
     with pytest.raises(ConfigError, match="give --data too"):
         BenchConfig(epochs=3)
 

@@ -30,17 +30,22 @@ def start_numba(threads: int) -> ModuleType:
     if "numba" in sys.modules:
         return sys.modules["numba"]
     asked = os.environ.get("NUMBA_NUM_THREADS")
-    os.environ["NUMBA_NUM_THREADS"] = str(max(threads, int(asked) if asked and asked.isdigit() else cores()))
+    most = max(threads, int(asked) if asked and asked.isdigit() else cores())
+    os.environ["NUMBA_NUM_THREADS"] = str(most)
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", LAYERS)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         with uncollected():
-            return importlib.import_module("numba")
+            numba = importlib.import_module("numba")
     finally:  # child processes decide for themselves
         if asked is None:
             del os.environ["NUMBA_NUM_THREADS"]
         else:
             os.environ["NUMBA_NUM_THREADS"] = asked
+    # numba reads variables that have changed before it compiles again: now, or it would ask for fewer running threads
+    numba.config.reload_config()
+    numba.config.NUMBA_NUM_THREADS = most
+    return numba
 
 
 @contextlib.contextmanager
