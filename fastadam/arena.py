@@ -144,6 +144,14 @@ class Arena:
         self._copies: dict[str, Placed] = {}
         self._newest: Place | None = None  # where the numbers are, if not here
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: views must be views of the copy, on boundaries of its own."""
+        return {"shapes": self._shapes, "flat": np.array(self.flat)}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        Arena.__init__(self, values["shapes"], dtype=values["flat"].dtype)
+        self.flat[:] = values["flat"]
+
     @property
     def flat(self) -> Any:
         """All of it, on the host."""

@@ -20,9 +20,9 @@ class Augment:
     cutout: int = 0
 
     @classmethod
-    def named(cls, names: Iterable[str]) -> "Augment":
-        """From names such as ``("flip", "crop")``; raises ConfigError for another name."""
-        names = tuple(names)
+    def named(cls, names: str | Iterable[str] | None) -> "Augment":
+        """From names such as ``("flip", "crop")``, or "flip,crop"; raises ConfigError for another name."""
+        names = tuple(filter(None, names.split(",")) if isinstance(names, str) else names or ())
         for name in names:
             if name not in AUGMENTATIONS:
                 raise ConfigError(f"no augmentation is called {name!r}; use some of {', '.join(AUGMENTATIONS)}")

@@ -374,7 +374,7 @@ class TrainConfig:
         What has no meaning with the others stays None: so does ``warmup`` under a one-cycle schedule (a share of
         the run, however long). Paths become absolute. ConfigError if validation would leave nothing to train on.
         """
-        from fastadam.kernels.start import cores
+        from fastadam.kernels.start import default_threads
         from fastadam.optim import OPTIMIZERS
 
         values = self._with_recipe()
@@ -383,7 +383,7 @@ class TrainConfig:
             **{name: made[name] for name in ("lr", "weight_decay", *OPTIMIZER_SETTINGS[values["optimizer"]])},
             "warmup": None if schedule == "onecycle" else 0.0,
             "milestones": MILESTONES if schedule == "step" else None,
-            "threads": cores(),
+            "threads": default_threads(),
         }
         values |= {name: value for name, value in defaults.items() if values[name] is None}
         if values["data"] not in (None, *DATA_SETS):
@@ -433,6 +433,8 @@ def load_toml(path: Path | str) -> dict[str, Any]:
 def read_toml(path: Path | str) -> str:
     """The text of a TOML file, not yet looked at; ConfigError names the file if it cannot be read."""
     try:
+        if Path(path).is_char_device():  # which may have no end
+            raise ConfigError(f"{path} is not a file; name a TOML file")
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a TOML file: byte {error.start} is not UTF-8 text") from None

@@ -27,7 +27,7 @@ class CudaDevice:
         driver = _find_driver(threads)
         from fastadam.kernels import cuda
 
-        self._driver, self._number = driver, number
+        self._driver, self._number, self._precision = driver, number, precision
         self.card = driver.open_card(number, precision)
         self.memory = driver.start(number)
         self.ops: Any = cuda.with_precision(precision, self.card.balance)
@@ -35,6 +35,10 @@ class CudaDevice:
         self.description = f"{self.name}, {self.card.name}, compute capability {_dotted(self.card.capability)}"
         if precision != "float32":
             self.description += f", products in {precision}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in whatever process, is opened anew."""
+        return type(self), (self._number, self.threads, self._precision)
 
     def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
         """No lanes: ops add up the batch themselves."""

@@ -123,7 +123,7 @@ def get_device(name: str = "auto", threads: int | None = None, precision: str = 
     ``auto`` is the first NVIDIA GPU if one can be used, else the CPU. Raises DeviceError for a device that is not
     there: nothing that was asked for falls back in silence.
     """
-    kind, _, number = name.partition(":")
+    kind, _, number = str(name).partition(":")
     if kind == "cuda" and (name == "cuda" or number.isdigit()):
         from fastadam.cuda_device import CudaDevice
 
@@ -164,6 +164,7 @@ class CpuDevice:
         if numba.config.DISABLE_JIT:
             raise DeviceError("NUMBA_DISABLE_JIT is set, and there are no kernels but compiled ones; unset it")
         self.threads = usable_threads(threads)
+        _check_layer(numba)
         self._get_threads, self._set_threads = numba.get_num_threads, numba.set_num_threads
         from fastadam.kernels import cpu
         from fastadam.kernels.cpu.choose import filter_lanes
@@ -171,6 +172,10 @@ class CpuDevice:
         self.ops: ModuleType = cpu
         self._filter_lanes: FilterLanes = filter_lanes
         self.description = f"cpu, {self.threads} threads" if self.threads > 1 else "cpu, 1 thread"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in whatever process, is opened anew."""
+        return type(self), (self.threads,)
 
     def filter_lanes(self, samples: int, out: tuple[int, ...], filters: tuple[int, ...], stride: int) -> int:
         """None where the op shares its work out by points, not by samples."""
@@ -291,10 +296,24 @@ def _available_in_cgroup(folder: Path) -> int | float:
         return math.inf
 
 
+def _check_layer(numba: ModuleType) -> None:
+    """DeviceError if a threading layer was asked for that numba cannot have; else it chooses by itself, later."""
+    layer = numba.config.THREADING_LAYER
+    if layer == "default":
+        return
+    try:
+        numba.get_num_threads()
+    except ValueError as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise DeviceError(
+            f"the threading layer {layer!r} was asked for: {reason}; unset NUMBA_THREADING_LAYER"
+        ) from None
+
+
 def usable_threads(threads: int | None) -> int:
     """So many threads, all cores if None; DeviceError if numba cannot have them."""
-    if threads is not None and threads < 1:
-        raise DeviceError(f"{threads} threads were asked for; use 1 or more")
+    if threads is not None and (threads < 1 or threads != int(threads)):
+        raise DeviceError(f"{threads} threads were asked for; use a whole number of 1 or more")
     most = start_numba(threads or 1).config.NUMBA_NUM_THREADS
     if threads is not None and threads > most:
         raise DeviceError(

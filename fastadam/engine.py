@@ -55,8 +55,9 @@ class Engine:
     arenas   by the names plans have for them; an "AVERAGE" of parameters has its running statistics in "AVERAGE.STATE"
     """
 
-    def __init__(self, graph: Graph, device: Device, arenas: Mapping[str, Arena], mean: Any, std: Any):
-        self.graph, self.device, self.arenas, self.mean = graph, device, dict(arenas), mean
+    def __init__(self, graph: Graph, device: Device, arenas: Mapping[str, Arena], mean: np.ndarray, std: np.ndarray):
+        self.graph, self.device, self.arenas = graph, device, dict(arenas)
+        self._normalization = mean.tobytes(), std.tobytes()
         self._constants = {
             "data.mean": device.to_device(np.asarray(mean, np.float32)),
             "data.rstd": device.to_device(1 / np.asarray(std, np.float32)),
@@ -66,6 +67,10 @@ class Engine:
         self._programs: dict[Any, Program] = {}
         self._rooms: dict[Any, Feed] = {}
         self._residents: dict[Feed, Feed] = {}
+
+    def normalizes_by(self, mean: np.ndarray, std: np.ndarray) -> bool:
+        """Whether it was made with these numbers."""
+        return self._normalization == (mean.tobytes(), std.tobytes())
 
     def room(self, images: np.ndarray, labels: np.ndarray | None = None) -> Feed:
         """A feed that holds a copy of one batch, in memory that is used again for the next of this shape."""

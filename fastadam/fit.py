@@ -14,6 +14,7 @@ from fastadam.draws import keys
 from fastadam.engine import Evaluation, Feed
 from fastadam.errors import ConfigError, DivergedError
 from fastadam.optim import ScheduleFree
+from fastadam.optim.checks import whole
 from fastadam.schedule import Schedule, check_average, milestone_steps
 
 if TYPE_CHECKING:
@@ -123,7 +124,6 @@ class Fit:
         begun, at, size = self._time(), self.cursor, self.step_size
         epoch = self._first_epoch + at.epoch
         index = self._shuffled(epoch)[at.batch * size : (at.batch + 1) * size]
-        self.trainer.t = self._first_t + at.step
         loss, right = self.trainer.train_batch(self.feed, index, epoch, self.lr(at.step))
         if not math.isfinite(loss):
             raise DivergedError(f"the loss is {loss} at step {at.step + 1} (epoch {at.epoch + 1})")
@@ -247,6 +247,4 @@ def shuffled(index: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 def whole_count(name: str, value: int) -> int:
     """A number of things, which is 1 at the least; ValueError otherwise."""
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more, it is {value}")
-    return value
+    return whole(name, value, 1)

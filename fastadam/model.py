@@ -15,6 +15,7 @@ from fastadam.engine import Engine
 from fastadam.errors import OutOfMemoryError
 from fastadam.graph import Graph
 from fastadam.layout import to_kernel, to_public
+from fastadam.setting import shown
 from fastadam.units import human_bytes
 
 PREDICT_BATCH = 256
@@ -72,6 +73,10 @@ class Model:
                 else:
                     part[:] = ((draws >> np.uint64(40)) / 2.0**23 - 1) * bound  # 24 bits
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which make programs of their own."""
+        return {**self.__dict__, "_engine": None}
+
     # Parameters by name ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -99,20 +104,29 @@ class Model:
     def set_normalization(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Normalise uint8 images by these channel means and deviations, (C,) in units of 0 .. 1, from now on.
 
-        A channel of one value everywhere has deviation 0 and is only shifted.
+        A channel of one value everywhere has deviation 0 and is only shifted. ValueError for other than C finite
+        numbers, or a negative deviation.
         """
-        std = np.asarray(std, np.float32)
-        self.mean, self.std = np.asarray(mean, np.float32).copy(), np.where(std > 0, std, np.float32(1))
+        mean, std = np.array(mean, np.float32), np.array(std, np.float32)
+        channels = self.graph.input_shape[2]
+        for what, values in (("mean", mean), ("std", std)):
+            if values.shape != (channels,) or not np.isfinite(values).all():
+                raise ValueError(f"{what} must be {channels} finite numbers, it is {shown(values.tolist())}")
+        if (std < 0).any():
+            raise ValueError(f"std must not be negative, it is {shown(std.tolist())}")
+        self.mean, self.std = mean, np.where(std > 0, std, np.float32(1))
 
     def save(self, path: str | Path) -> None:
         """Write parameters, normalisation and classes to a safetensors file that ``fastadam.load`` reads."""
         checkpoint.save(Path(path), self.state_dict(), self.metadata())
 
     def metadata(self) -> dict[str, Any]:
-        """What a checkpoint says of the model beside its tensors."""
+        """What a checkpoint says of the model beside its tensors. ValueError if ``classes`` are not its classes."""
+        if len(self.classes) != self.graph.classes:
+            raise ValueError(f"the model tells {self.graph.classes} classes apart, and {len(self.classes)} have names")
         return {
             "model": self.spec,
-            "classes": list(self.classes),
+            "classes": list(map(str, self.classes)),
             "mean": [float(x) for x in self.mean],
             "std": [float(x) for x in self.std],
         }
@@ -164,7 +178,7 @@ class Model:
             return float(outputs["loss"][0]), self.to_public(engine.arenas["GRAD"].views)
 
     def _own_engine(self) -> Engine:
-        if self._engine is None or self._engine.mean is not self.mean:
+        if self._engine is None or not self._engine.normalizes_by(self.mean, self.std):
             arenas = {"PARAM": self.parameters, "STATE": self.state, "GRAD": Arena(self.graph.trained())}
             self._engine = Engine(self.graph, self._device or get_device("cpu"), arenas, self.mean, self.std)
         return self._engine
@@ -195,7 +209,9 @@ def check_images(images: np.ndarray, graph: Graph) -> np.ndarray:
     """Images a graph can take, C-contiguous; else ValueError with what was expected."""
     images = np.asarray(images)
     high, wide, channels = graph.input_shape
-    if images.ndim != 4 or images.shape[1:] != (channels, high, wide) or not len(images):
+    if images.ndim == 4 and not len(images):
+        raise ValueError("there are no images: their array has a length of 0")
+    if images.ndim != 4 or images.shape[1:] != (channels, high, wide):
         hint = ""
         if images.shape == (channels, high, wide):
             hint = "; give one image as image[None]"

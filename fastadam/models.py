@@ -1,7 +1,8 @@
 """Networks by name or from a file, with parameters: fresh, or from a checkpoint."""
 
+import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,35 @@ def build(
 def graph_of(name: str | Path, classes: int = 10, shape: Shape = CIFAR_SHAPE, dropout: float = 0.0) -> Graph:
     """The graph of the model that ``build`` makes of the same arguments."""
     if is_file(name):
-        return netfile.load(_expanded(name)).graph(classes, tuple(shape), dropout)
+        return netfile.load(_expanded(name)).graph(_whole("classes", classes), _shape(shape), dropout)
     return graph_of_spec(spec_of(name, classes, shape, dropout), str(name))
 
 
 def spec_of(name: str | Path, classes: int, shape: Shape, dropout: float = 0.0) -> dict[str, Any]:
     """What a checkpoint says of a model: all that its graph depends on, the net of a file included."""
+    classes, shape = _whole("classes", classes), _shape(shape)
     spec: dict[str, Any] = {"name": str(name), "classes": classes, "shape": list(shape)}
     if dropout:
         spec["dropout"] = dropout
     if is_file(name):
         net = netfile.load(_expanded(name))
-        net.graph(classes, tuple(shape), dropout)  # its errors name lines, which a spec no longer has
+        net.graph(classes, shape, dropout)  # its errors name lines, which a spec no longer has
         spec |= {"name": net.name, "net": net.to_dict()}
     return spec
+
+
+def _whole(what: str, value: Any) -> int:
+    try:
+        return operator.index(value)  # NumPy's integers too: classes=labels.max() + 1
+    except TypeError:
+        raise ConfigError(f"{what} must be a whole number, it is {value!r}") from None
+
+
+def _shape(shape: Any) -> Shape:
+    if not isinstance(shape, Iterable) or len(sizes := tuple(shape)) != 3:
+        raise ConfigError(f"shape must be three whole numbers (H, W, C), it is {shape!r}")
+    high, wide, channels = (_whole("each of shape", size) for size in sizes)
+    return high, wide, channels
 
 
 def graph_of_spec(spec: Mapping[str, Any], source: str) -> Graph:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.errors import ConfigError, MissingExtraError
+from fastadam.errors import ConfigError, MissingExtraError, RunError
 from fastadam.files import write_atomically
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -19,6 +19,8 @@ def check_plot(path: Path) -> None:
     """Raise, before work is done in vain, if matplotlib is missing or cannot write a file of this name."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"a picture cannot be called {path}; end its name with {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     _figure(1)
 
 

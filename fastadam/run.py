@@ -248,9 +248,12 @@ def _refuse_what_is_no_run(path: Path) -> None:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return load_toml(path)
+        settings = load_toml(path)
     except ConfigError as error:
         raise RunError(f"{error}; put it right, or start a new run with --out") from error
+    if not settings:
+        raise RunError(f"{path} is empty; put it back, or start a new run with --out")
+    return settings
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -3,6 +3,7 @@
 And which of a run's settings exclude each other, for the command line and the trainer alike.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def milestone_steps(milestones: Sequence[float], total: int, steps_per_epoch: in
 
     ConfigError if they are not above 0 and rising.
     """
-    if not all(m > before for m, before in zip(milestones, (0, *milestones[:-1]), strict=True)):
+    if not all(before < m < math.inf for before, m in itertools.pairwise((0, *milestones))):
         raise ConfigError(f"milestones must be above 0 and rise, they are {', '.join(f'{m:g}' for m in milestones)}")
     return tuple(round(m * (total if m < 1 else steps_per_epoch)) for m in milestones)
 

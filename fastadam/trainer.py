@@ -16,6 +16,7 @@ from fastadam.fit import EpochRecord, Fit, whole_count
 from fastadam.kernels import rules
 from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import Optimizer, ScheduleFree, make
+from fastadam.optim.checks import finite, whole
 from fastadam.optim.groups import ParamGroup
 from fastadam.planner import ASCENTS, DECAYS
 from fastadam.schedule import GAMMA, MILESTONES, Schedule, average_kind, check_sam, check_schedule, milestone_steps
@@ -84,24 +85,28 @@ class Trainer:
         threads: int | None = None,
         precision: str = "float32",
     ):
-        self.model, self.batch_size, self.seed = model, whole_count("batch_size", batch_size), seed
+        if not isinstance(model, Model):
+            raise TypeError(f"model must be one of fastadam.models.build or fastadam.load, it is {_kind(model)}")
+        self.model, self.batch_size = model, whole_count("batch_size", batch_size)
+        self.seed = whole("seed", seed, -(2**63), 2**63 - 1)
         self.accumulate = whole_count("accumulate", accumulate)
         self.optimizer = _optimizer(optimizer, lr, seed)
         self.group = ParamGroup(self.optimizer, {}, {})  # its settings as they are, and the course's own
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
         self.milestones, self.gamma = tuple(milestones), gamma
         milestone_steps(self.milestones, 1, 1)
-        if warmup is not None and warmup < 0:
+        if warmup is not None and finite("warmup", warmup) < 0:
             raise ValueError(f"warmup must not be negative, it is {warmup}")
-        if not 0 < gamma <= 1:
+        if not 0 < finite("gamma", gamma) <= 1:
             raise ValueError(f"gamma must be above 0 and at most 1, it is {gamma}")
         if decay not in DECAYS:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, it is {decay!r}")
-        if not 0 <= label_smoothing < 1:
+        if not 0 <= finite("label_smoothing", label_smoothing) < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
         check_schedule(self.optimizer.name, schedule)
-        if clip_agc is not None and not clip_agc > 0:
-            raise ValueError(f"clip_agc must be above 0, it is {clip_agc}")
+        for name, limit in (("clip_agc", clip_agc), ("clip_norm", clip_norm)):
+            if limit is not None and not finite(name, limit) > 0:
+                raise ValueError(f"{name} must be above 0, it is {limit}")
         self.settings = training_settings(
             self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc,
             self.optimizer.constants, swa=swa, lookahead=lookahead, sam=sam,
@@ -128,6 +133,10 @@ class Trainer:
         self._engine: Engine | None = None
         self.t = self.epochs = 0
         self._begin()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which make programs of their own."""
+        return {**self.__dict__, "_engine": None}
 
     # One step -------------------------------------------------------------------------------------------
 
@@ -242,8 +251,8 @@ class Trainer:
 
     def engine(self) -> Engine:
         """The programs of this trainer; made anew when the model's normalisation has changed."""
-        if self._engine is None or self._engine.mean is not self.model.mean:
-            model = self.model
+        model = self.model
+        if self._engine is None or not self._engine.normalizes_by(model.mean, model.std):
             arenas = {"PARAM": model.parameters, "STATE": model.state}
             arenas |= self._gradients | self.moments | (self.average.arenas if self.average else {})
             self._engine = Engine(model.graph, self.device, arenas, model.mean, model.std)
@@ -274,18 +283,27 @@ class Trainer:
         """
         if isinstance(data, Dataset):
             images, labels = data.train_images, data.train_labels
+        elif not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise TypeError(f"data must be a data set or a pair (images, labels), it is {_kind(data)}")
         else:
             images = check_images(data[0], self.model.graph)
             labels = check_labels(data[1], len(images), self.model.graph)
         if images.dtype != np.uint8:
             raise ValueError("fit trains on uint8 images; pass normalised float32 batches to step")
+        if val_size is not None:
+            val_size = whole("val_size", val_size)
         train, val = split(labels, choose_val_size(val_size, len(images)), self.seed)
-        self.model.set_normalization(*channel_statistics(images, train))
         fit = Fit(self, Feed(images, labels), train, val, None if steps is not None else epochs, steps)
+        self.model.set_normalization(*channel_statistics(images, train))
         while not fit.done:
             while not fit.epoch_done:
                 fit.step()
             yield fit.end_epoch()
+
+
+def _kind(value: Any) -> str:
+    """What to call something that is of the wrong type."""
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
 
 
 def parts_of(count: int, sam: float | None = None) -> list[str | None]:

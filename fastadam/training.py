@@ -154,6 +154,11 @@ class _Run:
         """Take up the last checkpoint; without one, the run begins again."""
         last = self.folder.last
         if not last.exists():
+            if self.folder.best.exists():
+                raise RunError(
+                    f"{last} is missing, and with it where the run stood; put it back, or begin a new run from the "
+                    f"weights of its best epoch with --init {self.folder.path} --out"
+                )
             self.folder.cut_metrics(0)
             self.reporter.message(f"{self.folder.path} has no checkpoint yet: starting from the beginning")
             return

@@ -317,6 +317,14 @@ def test_missing_file(folder, tmp_path, name):
         assert "copy it there from cifar-10-binary.tar.gz" in message
 
 
+def test_a_missing_number(folder, tmp_path):
+    (folder / "data_batch_4.bin").unlink()
+    for place in (folder, pack(tmp_path / "a.tar.gz", files_of(folder))):
+        assert "data_batch_5.bin: some numbers are missing; copy the others there" in failure(place)
+    (folder / "data_batch_5.bin").unlink()
+    assert len(data.load(folder).train_labels) < 20
+
+
 def test_missing_cifar100_file(hundred):
     (hundred[0] / "test.bin").unlink()
     message = failure(hundred[0])

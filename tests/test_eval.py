@@ -143,7 +143,7 @@ def test_plots_are_refused_before_the_work(made, tmp_path, monkeypatch):
 
 def test_a_plot_that_cannot_be_written(made, tmp_path):
     pytest.importorskip("matplotlib")
-    result = run(made[0], "--data", made[1], "--plot", tmp_path / "nowhere" / "x.png")
+    result = run(tmp_path / "none", "--data", made[1], "--plot", tmp_path / "nowhere" / "x.png")  # told before all else
     assert result.exit_code == 1
     assert "nowhere" in result.stderr
 

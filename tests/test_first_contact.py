@@ -1,12 +1,17 @@
 """Each way in which a GPU may be out of reach has a line of its own, with the cure."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 
 import pytest
 
 from fastadam import cuda_device, device
+from fastadam.config import TrainConfig
 from fastadam.device import get_device
 from fastadam.errors import DeviceError
+from fastadam.kernels.start import cores
 
 with_cuda = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda: pip install 'fastadam[cuda13]'"
@@ -114,3 +119,20 @@ def test_tensor_products_need_a_newer_card(monkeypatch):
     assert get_device("cuda").name == "cuda:0"
     with pytest.raises(DeviceError, match=r"cuda:0, Turing, has compute capability 7\.5"):
         get_device("cuda", precision="tf32")
+
+
+@pytest.mark.parametrize("layer", ["nonsense", "tbb"])
+@pytest.mark.skipif(importlib.util.find_spec("tbb") is not None, reason="tbb is installed")
+def test_a_threading_layer_that_is_not_there(layer):
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer}
+    code = "from fastadam.device import get_device; get_device('cpu')"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert f"the threading layer '{layer}' was asked for" in last
+    assert last.endswith("unset NUMBA_THREADING_LAYER")
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("0", 1), ("", None), ("many", None), ("9999", None)])
+def test_numbas_variable_limits_threads_that_nobody_asked_for(monkeypatch, asked, threads):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", asked)
+    assert TrainConfig().resolved(train_images=1000).threads == (threads or cores())

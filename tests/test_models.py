@@ -127,3 +127,61 @@ def test_a_checkpoint_with_a_spec_that_cannot_be_is_refused(change, tmp_path):
     model.save(tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="does not hold a model this version can build"):
         models.load(tmp_path / "model.safetensors")
+
+
+# What users pass ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp", "file"])
+def test_sizes_may_be_numpys_integers(name, tmp_path):
+    if name == "file":
+        name = tmp_path / "net.toml"
+        name.write_text('layer = [{op = "linear", out = "classes"}]\n')
+    model = models.build(name, classes=np.int64(3), shape=np.array([8, 8, 3]))
+    model.save(tmp_path / "model.safetensors")
+    again = models.load(tmp_path / "model.safetensors")
+    assert (again.graph.classes, again.graph.input_shape) == (3, (8, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"classes": 2.5}, "classes must be a whole number, it is 2.5"),
+        ({"classes": "10"}, "classes must be a whole number, it is '10'"),
+        ({"shape": 28}, "shape must be three whole numbers"),
+        ({"shape": None}, "shape must be three whole numbers"),
+        ({"shape": (8, 8)}, "shape must be three whole numbers"),
+        ({"shape": (8, 8, 2.5)}, "each of shape must be a whole number"),
+    ],
+)
+def test_sizes_that_are_none(settings, expected):
+    with pytest.raises(ConfigError, match=expected):
+        models.build("mlp", **settings)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        ([0.5], [0.5] * 3, "mean must be 3 finite numbers"),
+        ([0.5] * 3, 0.5, "std must be 3 finite numbers"),
+        ([math.nan] * 3, [1.0] * 3, "mean must be 3 finite numbers"),
+        ([0.5] * 3, [-1.0] * 3, "std must not be negative"),
+    ],
+)
+def test_normalisation_that_is_none(mean, std, expected):
+    model = models.build("mlp", shape=(8, 8, 3))
+    with pytest.raises(ValueError, match=expected):
+        model.set_normalization(mean, std)
+    assert (model.mean == 0).all()
+    assert (model.std == 1).all()
+
+
+def test_what_is_saved_can_be_loaded(tmp_path):
+    model, path = models.build("mlp", classes=3, shape=(8, 8, 3)), tmp_path / "model.safetensors"
+    model.classes = ("a", "b")
+    with pytest.raises(ValueError, match="3 classes apart, and 2 have names"):
+        model.save(path)
+    assert not path.exists()
+    model.classes = (1, 2, np.int64(3))
+    model.save(path)
+    assert models.load(path).classes == ("1", "2", "3")

@@ -190,7 +190,7 @@ def test_a_killed_process_frees_its_run(tmp_path):
         """
         import sys, time
         from fastadam.run import RunFolder
-        run = RunFolder.create(sys.argv[1], {})
+        run = RunFolder.create(sys.argv[1], {"model": "cnn"})
         print("locked", flush=True)
         time.sleep(60)
         """,
@@ -293,6 +293,13 @@ def test_a_damaged_summary_is_named(tmp_path):
         (tmp_path / "summary.json").write_text("[1]")
         with pytest.raises(RunError, match=r"summary\.json is damaged"):
             run.read_summary()
+
+
+def test_empty_settings_are_named(tmp_path):
+    RunFolder.create(tmp_path, SETTINGS).close()
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(RunError, match=r"config\.toml is empty; put it back"):
+        RunFolder.open(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- atomic writes

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -14,7 +15,7 @@ from small import small_data, small_model
 
 from fastadam import models, optim
 from fastadam.engine import Feed
-from fastadam.errors import ConfigError, DivergedError
+from fastadam.errors import ConfigError, DeviceError, DivergedError
 from fastadam.fit import Fit
 from fastadam.graph import Graph, Node
 from fastadam.model import Model
@@ -368,3 +369,101 @@ def test_biases_and_norms_do_not_decay():
             np.testing.assert_allclose(after[name], shrunk * before[name], rtol=1e-6, err_msg=f"{decay} {name}")
     with pytest.raises(ValueError, match="weights, all"):
         Trainer(small_model(), decay="some")
+
+
+# What users get wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"batch_size": "8"}, "batch_size must be a number, it is '8'"),
+        ({"accumulate": 1.5}, "accumulate must be a whole number"),
+        ({"seed": 2**63}, "seed must be a whole number"),
+        ({"seed": "a"}, "seed must be a number"),
+        ({"lr": "0.1"}, "lr must be a number"),
+        ({"warmup": np.nan}, "warmup must be a finite number"),
+        ({"gamma": "a"}, "gamma must be a number"),
+        ({"label_smoothing": None}, "label_smoothing must be a number"),
+        ({"clip_norm": -1.0}, "clip_norm must be above 0"),
+        ({"clip_agc": "a"}, "clip_agc must be a number"),
+        ({"milestones": [np.inf]}, "milestones must be above 0"),
+        ({"threads": 1.5}, "use a whole number of 1 or more"),
+        ({"device": None}, "no device is called None"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(settings, expected):
+    with pytest.raises((ValueError, TypeError, ConfigError, DeviceError), match=re.escape(expected)):
+        Trainer(small_model(), **settings)
+
+
+@pytest.mark.parametrize("model", ["cnn", None])
+def test_a_model_is_made_first(model):
+    with pytest.raises(TypeError, match=r"fastadam\.models\.build"):
+        Trainer(model)
+
+
+def test_augmentations_as_the_command_has_them():
+    images, labels = small_data()
+    losses = {
+        Trainer(small_model(), augment=asked, seed=1).step(images, labels)
+        for asked in (("flip", "crop"), ["crop", "flip"], "flip,crop")
+    }
+    assert len(losses) == 1
+    plain = {Trainer(small_model(), augment=asked, seed=1).step(images, labels) for asked in ((), None, "")}
+    assert len(plain) == 1
+    assert plain != losses
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (small_data()[0], "it is ndarray"),
+        (None, "it is NoneType"),
+        ((*small_data(), 1), "it is tuple of 3"),
+        ({"x": 1, "y": 2}, "it is dict"),
+    ],
+)
+def test_data_are_a_pair(data, expected):
+    with pytest.raises(TypeError, match=re.escape(expected)):
+        next(Trainer(small_model()).fit(data))
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 1.5}, {"steps": 2.5}, {"val_size": 0.2}, {"epochs": "2"}])
+def test_counts_are_whole(wrong):
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(wrong))} must be a"):
+        next(Trainer(small_model(), batch_size=8).fit(small_data(), **wrong))
+
+
+def test_a_fit_that_is_refused_changes_nothing():
+    model = small_model()
+    trainer = Trainer(model, batch_size=32)
+    list(trainer.fit(small_data(), epochs=1))
+    before = model.mean.tolist(), model.predict_proba(small_data()[0]).tobytes()
+    images, labels = small_data(8)
+    with pytest.raises(ConfigError, match="larger than the 7 training images"):
+        next(trainer.fit((images // 2, labels), epochs=1))
+    assert before == (model.mean.tolist(), model.predict_proba(small_data()[0]).tobytes())
+
+
+def test_steps_within_a_fit_count():
+    trainer = Trainer(small_model(), batch_size=8)
+    for record in trainer.fit(small_data(), epochs=3, val_size=8):
+        trainer.step(*small_data(8))
+        assert trainer.t == record.epoch * 5
+    assert trainer.t == 15
+
+
+def test_normalisation_may_be_edited_in_place():
+    model, (images, _) = small_model(), small_data()
+    before = model.predict_proba(images)
+    model.mean[:], model.std[:] = 0.5, 0.1
+    twin = small_model()
+    twin.set_normalization([0.5] * 3, [0.1] * 3)
+    assert model.predict_proba(images).tobytes() == twin.predict_proba(images).tobytes() != before.tobytes()
+
+
+def test_no_images():
+    with pytest.raises(ValueError, match="there are no images"):
+        small_model().predict(np.zeros((0, 3, 8, 8), np.uint8))

@@ -286,6 +286,8 @@ def test_what_cannot_be_resumed(folder, tmp_path):
         with pytest.raises(error, match=words):
             training.run_training(TrainConfig(), resume=run)
 
+    (run / "last.safetensors").unlink()
+    refused(RunError, r"last\.safetensors is missing.*--init")
     (run / "last.safetensors").write_bytes(b"junk" * 100)
     refused(CheckpointError, "no checkpoint, or damaged")
     from safetensors.numpy import save

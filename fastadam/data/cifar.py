@@ -100,7 +100,11 @@ def missing_files(source: Source, form: Format) -> list[Problem]:
     """What the data set cannot do without and does not have."""
     where, cure = str(source.path), f"copy it there from {form.archive.name} ({form.cure})"
     missing = []
-    if not form.train_files(source.sizes):
+    train = form.train_files(source.sizes)
+    if form.has_gaps(train):
+        message = f"{where} has {', '.join(train)}: some numbers are missing; copy the others there"
+        missing.append(Problem(where, message))
+    if not train:
         missing.append(Problem(where, f"{where} has {form.test} but no {form.train_shown}; {cure}"))
     if form.test not in source.sizes:
         missing.append(Problem(where, f"{where} has {form.train_shown} but no {form.test}; {cure}"))

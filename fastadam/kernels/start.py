@@ -25,6 +25,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_threads() -> int:
+    """Threads where nobody asks for a number: all cores, or ``NUMBA_NUM_THREADS`` if that is fewer."""
+    asked = os.environ.get("NUMBA_NUM_THREADS")
+    return min(cores(), max(1, int(asked))) if asked and asked.isdigit() else cores()
+
+
 def start_numba(threads: int) -> ModuleType:
     """Import numba, if that is still to do, able to run so many threads, and on all cores unless told otherwise."""
     if "numba" in sys.modules:

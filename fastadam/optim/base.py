@@ -9,7 +9,7 @@ import numpy as np
 
 from fastadam.kernels import rules
 from fastadam.optim import state
-from fastadam.optim.checks import not_negative, positive
+from fastadam.optim.checks import not_negative, positive, whole
 from fastadam.optim.groups import ParamGroup, Params, groups_of, listed
 from fastadam.optim.own_loop import OwnLoop
 
@@ -123,8 +123,9 @@ class Optimizer(ABC):
         """
         if self._loop is None:
             raise ValueError(f"this {type(self).__name__} was made without parameters: pass them to its constructor")
-        self._loop.step(self.t + 1, grads, self.threads)
-        self.t += 1
+        t = whole("t", self.t, 0) + 1
+        self._loop.step(t, grads, self.threads)
+        self.t = t
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """All that ``load_state_dict`` needs to go on with the same bits, in copies; the parameters are yours to keep.

@@ -7,14 +7,21 @@ import numpy as np
 
 def finite(name: str, value: float) -> float:
     """A number that is neither infinite nor NaN."""
-    if not math.isfinite(value):
+    if not _is_finite(name, value):
         raise ValueError(f"{name} must be a finite number, it is {value}")
     return float(value)
 
 
+def _is_finite(name: str, value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a number, it is {value!r}") from None
+
+
 def whole(name: str, value: float, least: float = -math.inf, most: float = math.inf) -> int:
     """A whole number, not below ``least`` nor above ``most``; true and false are none."""
-    number = not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
+    number = _is_finite(name, value) and not isinstance(value, (bool, np.bool_))
     if not (number and value == int(value) and least <= value <= most):
         of = f" from {least} to {most}" if math.isfinite(most) else f" of {least} or more" if least > -math.inf else ""
         raise ValueError(f"{name} must be a whole number{of}, it is {value}")
@@ -23,8 +30,10 @@ def whole(name: str, value: float, least: float = -math.inf, most: float = math.
 
 def positive(name: str, value: float) -> float:
     """A number above 0."""
-    if not np.float32(finite(name, value)) > 0:
-        raise ValueError(f"{name} must be above 0, in float32 too, it is {value}")
+    with np.errstate(over="ignore"):
+        narrow = np.float32(finite(name, value))
+    if not 0 < narrow < np.inf:
+        raise ValueError(f"{name} must be above 0 and finite, in float32 too, it is {value}")
     return float(value)
 
 

@@ -43,6 +43,8 @@ class OwnLoop:
             check_array(f"parameter {name!r}", p)
             check_writeable(f"parameter {name!r}", p)
         names = list(self.params)
+        if len(set(map(str, names))) < len(names):
+            raise ValueError("two parameters have names that are the same as text, as in a state dict; rename one")
         memory_of(list(self.params.values()), lambda i: f"parameter {names[i]!r}")
         for group in groups:
             _check_precision(group)
@@ -54,17 +56,20 @@ class OwnLoop:
         self._tables: list[Table | OneByOne] | None = None
         self._device: Device | None = None
         self._threads: int | None = None
+        self._as_made = self._seen()
 
     def step(self, t: int, grads: Mapping[str, np.ndarray], threads: int | None) -> None:
         """Step ``t`` = 1, 2, ... ValueError, before anything is changed, for what is not as it should be."""
         numbers = [group.numbers(t) for group in self.groups]
         device, tables = self._ready(threads)
+        if not isinstance(grads, Mapping):
+            raise TypeError(f"gradients must be a dict by the names of the parameters, found {type(grads).__name__}")
         if len(grads) != len(self.params) or not all(name in grads for name in self.params):
             check_names("gradients do not match the parameters", grads, self.params)
         given = [[grads[name] for name in table.names] for table in tables]
-        for table, arrays in zip(tables, given, strict=True):
-            table.find(arrays)
-        with device.running():
+        with device.running():  # alone from here on: tables hold where this step's gradients are
+            for table, arrays in zip(tables, given, strict=True):
+                table.find(arrays)
             for table in tables:
                 table.update(np.array(numbers, table.dtype))
 
@@ -75,7 +80,17 @@ class OwnLoop:
             self._tables = self._make_tables()
         return self._device, self._tables
 
+    def _seen(self) -> list[tuple[str, np.ndarray, int, tuple[int, ...], np.dtype[Any]]]:
+        """(name, array, address, shape, dtype) of all that is written."""
+        named = [item for arrays in (self.params, *self.kept.values()) for item in arrays.items()]
+        return [(name, array, array.ctypes.data, array.shape, array.dtype) for name, array in named]
+
+    def _check_as_made(self) -> None:
+        for seen in self._as_made:
+            check_unchanged(*seen)
+
     def _make_tables(self) -> "list[Table | OneByOne]":
+        self._check_as_made()
         members: dict[tuple[str, type], list[tuple[str, int]]] = {}
         for number, group in enumerate(self.groups):
             for name, p in group["params"].items():
@@ -93,7 +108,12 @@ class OwnLoop:
 
     def __getstate__(self) -> dict[str, Any]:
         """Addresses are those of this object's arrays: a copy finds its own."""
-        return {**self.__dict__, "_tables": None, "_device": None}
+        self._check_as_made()
+        return {**self.__dict__, "_tables": None, "_device": None, "_as_made": None}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        self._as_made = self._seen()
 
 
 def _check_precision(group: ParamGroup) -> None:

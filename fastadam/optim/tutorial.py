@@ -17,6 +17,7 @@ import numpy as np
 from fastadam.device import get_device
 from fastadam.optim.adam import Adam
 from fastadam.optim.arrays import check_array, check_like, check_writeable, memory_of
+from fastadam.optim.checks import whole
 from fastadam.optim.own_loop import Table
 
 Arrays = Mapping[str, np.ndarray]
@@ -56,6 +57,7 @@ def update_parameters_with_adam(
     """
     if t < 1:
         raise ValueError(f"t is the step, counted from 1, it is {t}; add 1 to it before the update")
+    t = whole("t", t)
     numbers = Adam(None, learning_rate, beta1, beta2, epsilon).all_numbers(t)
     kept = {"m": _twins("v", v, parameters), "v": _twins("s", s, parameters)}
     gradients = _twins("grads", grads, parameters)
