@@ -202,7 +202,7 @@ def test_a_killed_process_frees_its_run(tmp_path):
     owner.kill()
     owner.communicate()
     with RunFolder.open(tmp_path / "run") as run:
-        assert run.settings == {}
+        assert run.settings == {"model": "cnn"}
 
 
 def test_a_child_process_does_not_keep_the_lock(tmp_path):
