@@ -439,7 +439,7 @@ def read_toml(path: Path | str) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a TOML file: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from None
     except ValueError as error:
         raise ConfigError(f"cannot read {shown(str(path))}: {error}") from None
 

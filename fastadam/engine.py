@@ -57,7 +57,7 @@ class Engine:
 
     def __init__(self, graph: Graph, device: Device, arenas: Mapping[str, Arena], mean: np.ndarray, std: np.ndarray):
         self.graph, self.device, self.arenas = graph, device, dict(arenas)
-        self._normalization = mean.tobytes(), std.tobytes()
+        self._normalization = _bytes(mean), _bytes(std)
         self._constants = {
             "data.mean": device.to_device(np.asarray(mean, np.float32)),
             "data.rstd": device.to_device(1 / np.asarray(std, np.float32)),
@@ -70,7 +70,7 @@ class Engine:
 
     def normalizes_by(self, mean: np.ndarray, std: np.ndarray) -> bool:
         """Whether it was made with these numbers."""
-        return self._normalization == (mean.tobytes(), std.tobytes())
+        return self._normalization == (_bytes(mean), _bytes(std))
 
     def room(self, images: np.ndarray, labels: np.ndarray | None = None) -> Feed:
         """A feed that holds a copy of one batch, in memory that is used again for the next of this shape."""
@@ -205,3 +205,7 @@ def _make_place(kept: dict[Any, Any]) -> None:
     """Drop the entry that was used longest ago, if there are many; a hit moves an entry to the end."""
     if len(kept) >= MOST_PROGRAMS:
         del kept[next(iter(kept))]
+
+
+def _bytes(numbers: np.ndarray) -> bytes:
+    return np.asarray(numbers, np.float32).tobytes()

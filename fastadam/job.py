@@ -69,6 +69,7 @@ class Job:
         self.device = get_device(config.device, config.threads, config.precision)
         name, data = self._find_data(config)
         self.data, asked, images = data, config.val_size, len(data.train_images)
+        self.notes += data.notes
         config = dataclasses.replace(config, data=name, device=self.device.name)
         self.config = config = config.resolved(train_images=images)
         if asked is None and config.val_size != DEFAULT_VAL_SIZE:

@@ -36,7 +36,7 @@ class Trainer:
                       ``step`` divides the batch it is given into as many
     schedule, warmup  course of the rate over ``fit`` (see ``fastadam.schedule``), warmup in epochs
     milestones, gamma of the schedule "step": fractions of the run below 1, else epochs; factor of the rate
-    augment           of uint8 images: some of "flip", "crop", "cutout"
+    augment           of uint8 images: some of "flip", "crop", "cutout", or one text such as "flip,crop"
     centralize        the gradient of each output's weights is freed of its mean (Yong et al. 2020); before clipping
     clip_agc          adaptive gradient clipping (Brock et al. 2021): the gradient of what makes one output, and of
                       each vector, is scaled to this share of the norm of its parameters where it is longer; not in

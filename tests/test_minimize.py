@@ -132,7 +132,7 @@ def test_scipy_what_is_refused(capsys):
     for options, words in (
         ({"beta": 0.5}, "minimize_adam with adam has no option 'beta'; it has .*did you mean 'beta"),
         ({"optimizer": "lion", "eps": 0.5}, "minimize_adam with lion has no option 'eps'"),
-        ({"maxiter": -1}, "maxiter must be 0 or more"),
+        ({"maxiter": -1}, "maxiter must be a whole number of 0 or more"),
         ({"gtol": -1}, "gtol must be 0 or more"),
         ({"lr": -1}, "lr must be above 0"),
     ):

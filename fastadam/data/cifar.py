@@ -60,7 +60,9 @@ def read(source: Source) -> Dataset:
     missing = missing_files(source, form)
     if missing:
         raise DataError(str(missing[0]))
-    classes = class_names(source, form) or form.classes
+    named = class_names(source, form)
+    notes = tuple(f"{problem}: classes have {form.title}'s names" for problem in nameless(source, form, named))
+    classes = named or form.classes
     form = with_classes(form, classes)
     test_images, test_labels = _read_part(source, form, [form.test])
     train_images, train_labels = _read_part(source, form, train)
@@ -72,6 +74,7 @@ def read(source: Source) -> Dataset:
         test_labels=test_labels,
         classes=classes,
         source=str(source.path),
+        notes=notes,
     )
 
 
@@ -109,6 +112,15 @@ def missing_files(source: Source, form: Format) -> list[Problem]:
     if form.test not in source.sizes:
         missing.append(Problem(where, f"{where} has {form.train_shown} but no {form.test}; {cure}"))
     return missing
+
+
+def nameless(source: Source, form: Format, names: tuple[str, ...] | None) -> list[Problem]:
+    """What is wrong with a file of class names that is there and gave no ``names``."""
+    if names is not None or form.names_file not in source.sizes:
+        return []
+    where, (least, most) = source.where(form.names_file), names_wanted(form)
+    count = f"{least}" if least == most else f"{least} to {most}"
+    return [Problem(where, f"{where} does not hold {count} different class names, one a line; correct or remove it")]
 
 
 def class_names(source: Source, form: Format) -> tuple[str, ...] | None:

@@ -17,6 +17,7 @@ class Dataset:
     train_labels   int32 (N,), each below len(classes)      test_labels   int32 (M,)
     classes        the names of the labels, in order
     source         where it comes from, for messages: a path or "synthetic"
+    notes          lines that whoever uses it should read
 
     ValueError if the arrays are not of these shapes and types or a label has no class.
     """
@@ -28,6 +29,7 @@ class Dataset:
     test_labels: np.ndarray
     classes: tuple[str, ...]
     source: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):

@@ -108,12 +108,7 @@ def check(spec: str | Path) -> list[Problem]:
         source.release(name)
         problems += cifar.find_problems(data, where, form)
         problems += cifar.find_blanks(data, where, form)
-    if form.names_file in source.sizes and classes is None:
-        where, (least, most) = source.where(form.names_file), cifar.names_wanted(form)
-        count = f"{least}" if least == most else f"{least} to {most}"
-        wanted = f"{count} different class names, one a line"
-        problems.append(Problem(where, f"{where} does not hold {wanted}; correct or remove it"))
-    return problems
+    return problems + cifar.nameless(source, form, classes)
 
 
 def _files(source: Source) -> tuple[FileReport, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastadam.kernels import rules
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import not_negative
+from fastadam.optim.checks import not_negative, whole
 from fastadam.optim.named import kind_of
 from fastadam.setting import nearest, shown
 
@@ -77,8 +77,7 @@ def minimize_adam(
     x = np.array(x0, np.float64, ndmin=1)
     if x.ndim != 1:
         raise ValueError(f"x0 must have one dimension, it has {x.ndim}")
-    if maxiter < 0:
-        raise ValueError(f"maxiter must be 0 or more, it is {maxiter}")
+    maxiter = whole("maxiter", maxiter, 0)
     gtol = not_negative("gtol", gtol if tol is None else tol)
     rate = lr if callable(lr) else None
     stepper = _make(optimizer, {"x": x}, lr=None if rate else lr, **settings)
