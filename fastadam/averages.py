@@ -5,10 +5,10 @@ from typing import ClassVar
 import numpy as np
 
 from fastadam.arena import Arena
+from fastadam.checks import whole
 from fastadam.device import Device
 from fastadam.model import Model
 from fastadam.optim import ScheduleFree
-from fastadam.optim.checks import whole
 from fastadam.schedule import ema_decay
 
 LOOKAHEAD_SHARE = 0.5

@@ -10,11 +10,11 @@ import numpy as np
 
 from fastadam.arena import Arena
 from fastadam.bfloat16 import widened
+from fastadam.checks import whole
 from fastadam.draws import keys
 from fastadam.engine import Evaluation, Feed
 from fastadam.errors import ConfigError, DivergedError
 from fastadam.optim import ScheduleFree
-from fastadam.optim.checks import whole
 from fastadam.schedule import Schedule, check_average, milestone_steps
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ class Fit:
         self.cursor = Cursor()
         self.steps_per_epoch = math.ceil(len(train) / self.step_size)
         if steps is not None:
-            self.total = whole_count("steps", steps)
+            self.total = whole("steps", steps, 1)
         else:
-            self.total = whole_count("epochs", 0 if epochs is None else epochs) * self.steps_per_epoch
+            self.total = whole("epochs", 0 if epochs is None else epochs, 1) * self.steps_per_epoch
         self._first_t, self._first_epoch = trainer.t, trainer.epochs
         check_average(trainer.swa, trainer.lookahead, self.total, math.ceil(self.total / self.steps_per_epoch))
         if trainer.average:
@@ -243,8 +243,3 @@ def statistics_images(train: np.ndarray, seed: int) -> np.ndarray:
 def shuffled(index: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """``index`` in the order of an epoch."""
     return index[np.argsort(keys(seed, epoch, index), kind="stable")]
-
-
-def whole_count(name: str, value: int) -> int:
-    """A number of things, which is 1 at the least; ValueError otherwise."""
-    return whole(name, value, 1)

@@ -1,6 +1,5 @@
 """Networks by name or from a file, with parameters: fresh, or from a checkpoint."""
 
-import operator
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from fastadam import checkpoint, netfile
 from fastadam.architectures import CIFAR_SHAPE, MODELS
+from fastadam.checks import whole
 from fastadam.config import NET_ENDING
 from fastadam.errors import CheckpointError, ConfigError
 from fastadam.graph import Graph, Shape
@@ -24,7 +24,8 @@ def build(
     shape     (H, W, C) of its images
     dropout   probability that a value is dropped, at the places the network has for it
 
-    ConfigError for a name that is not known or a file that does not describe a network for such images.
+    ConfigError for a name that is not known or a file that does not describe a network for such images; ValueError or
+    TypeError for sizes that are no whole numbers.
     """
     spec = spec_of(name, classes, shape, dropout)
     model = Model(graph_of_spec(spec, str(name)), spec)
@@ -35,13 +36,13 @@ def build(
 def graph_of(name: str | Path, classes: int = 10, shape: Shape = CIFAR_SHAPE, dropout: float = 0.0) -> Graph:
     """The graph of the model that ``build`` makes of the same arguments."""
     if is_file(name):
-        return netfile.load(_expanded(name)).graph(_whole("classes", classes), _shape(shape), dropout)
+        return netfile.load(_expanded(name)).graph(whole("classes", classes), _shape(shape), dropout)
     return graph_of_spec(spec_of(name, classes, shape, dropout), str(name))
 
 
 def spec_of(name: str | Path, classes: int, shape: Shape, dropout: float = 0.0) -> dict[str, Any]:
     """What a checkpoint says of a model: all that its graph depends on, the net of a file included."""
-    classes, shape = _whole("classes", classes), _shape(shape)
+    classes, shape = whole("classes", classes), _shape(shape)
     spec: dict[str, Any] = {"name": str(name), "classes": classes, "shape": list(shape)}
     if dropout:
         spec["dropout"] = dropout
@@ -52,17 +53,10 @@ def spec_of(name: str | Path, classes: int, shape: Shape, dropout: float = 0.0) 
     return spec
 
 
-def _whole(what: str, value: Any) -> int:
-    try:
-        return operator.index(value)  # NumPy's integers too: classes=labels.max() + 1
-    except TypeError:
-        raise ConfigError(f"{what} must be a whole number, it is {value!r}") from None
-
-
 def _shape(shape: Any) -> Shape:
     if not isinstance(shape, Iterable) or len(sizes := tuple(shape)) != 3:
         raise ConfigError(f"shape must be three whole numbers (H, W, C), it is {shape!r}")
-    high, wide, channels = (_whole("each of shape", size) for size in sizes)
+    high, wide, channels = (whole("each of shape", size) for size in sizes)
     return high, wide, channels
 
 

@@ -8,15 +8,15 @@ import numpy as np
 from fastadam.arena import Arena
 from fastadam.augment import Augment
 from fastadam.averages import Average, Ema, Extrapolated, Lookahead, Swa
+from fastadam.checks import finite, whole
 from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
 from fastadam.engine import Engine, Evaluation, Feed
-from fastadam.fit import EpochRecord, Fit, whole_count
+from fastadam.fit import EpochRecord, Fit
 from fastadam.kernels import rules
 from fastadam.model import Model, check_images, check_labels
 from fastadam.optim import Optimizer, ScheduleFree, make
-from fastadam.optim.checks import finite, whole
 from fastadam.optim.groups import ParamGroup
 from fastadam.planner import ASCENTS, DECAYS
 from fastadam.schedule import GAMMA, MILESTONES, Schedule, average_kind, check_sam, check_schedule, milestone_steps
@@ -87,9 +87,9 @@ class Trainer:
     ):
         if not isinstance(model, Model):
             raise TypeError(f"model must be one of fastadam.models.build or fastadam.load, it is {_kind(model)}")
-        self.model, self.batch_size = model, whole_count("batch_size", batch_size)
+        self.model, self.batch_size = model, whole("batch_size", batch_size, 1)
         self.seed = whole("seed", seed, -(2**63), 2**63 - 1)
-        self.accumulate = whole_count("accumulate", accumulate)
+        self.accumulate = whole("accumulate", accumulate, 1)
         self.optimizer = _optimizer(optimizer, lr, seed)
         self.group = ParamGroup(self.optimizer, {}, {})  # its settings as they are, and the course's own
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup

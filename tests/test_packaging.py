@@ -26,7 +26,7 @@ LEVELS = (
     ("graph",),
     ("device", "cuda_device"),
     ("kernels",),
-    ("errors", "draws", "versions", "units", "oracles", "bfloat16"),
+    ("errors", "checks", "draws", "versions", "units", "oracles", "bfloat16"),
 )
 """Modules import from their own row and the rows below it."""
 

@@ -25,18 +25,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _allowed() -> int:
+    """``NUMBA_NUM_THREADS`` if that is a number, else all cores."""
+    asked = os.environ.get("NUMBA_NUM_THREADS", "")
+    return max(1, int(asked)) if asked.isdigit() else cores()
+
+
 def default_threads() -> int:
     """Threads where nobody asks for a number: all cores, or ``NUMBA_NUM_THREADS`` if that is fewer."""
-    asked = os.environ.get("NUMBA_NUM_THREADS")
-    return min(cores(), max(1, int(asked))) if asked and asked.isdigit() else cores()
+    return min(cores(), _allowed())
 
 
 def start_numba(threads: int) -> ModuleType:
     """Import numba, if that is still to do, able to run so many threads, and on all cores unless told otherwise."""
     if "numba" in sys.modules:
         return sys.modules["numba"]
-    asked = os.environ.get("NUMBA_NUM_THREADS")
-    most = max(threads, int(asked) if asked and asked.isdigit() else cores())
+    asked, most = os.environ.get("NUMBA_NUM_THREADS"), max(threads, _allowed())
     os.environ["NUMBA_NUM_THREADS"] = str(most)
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", LAYERS)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)

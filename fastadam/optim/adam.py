@@ -2,8 +2,8 @@
 
 import math
 
+from fastadam.checks import fraction, not_negative, positive
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import fraction, not_negative, positive
 from fastadam.optim.groups import Params
 
 

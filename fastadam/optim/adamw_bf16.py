@@ -1,8 +1,8 @@
 """AdamW by moments of two bytes."""
 
+from fastadam.checks import whole
 from fastadam.draws import keys
 from fastadam.optim.adam import Moments
-from fastadam.optim.checks import whole
 from fastadam.optim.groups import Params
 
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastadam.checks import not_negative, positive, whole
 from fastadam.kernels import rules
 from fastadam.optim import state
-from fastadam.optim.checks import not_negative, positive, whole
 from fastadam.optim.groups import ParamGroup, Params, groups_of, listed
 from fastadam.optim.own_loop import OwnLoop
 

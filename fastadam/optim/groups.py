@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastadam.checks import not_negative
 from fastadam.kernels import rules
-from fastadam.optim.checks import not_negative
 from fastadam.setting import nearest, shown
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from fastadam.checks import not_negative, positive
 from fastadam.kernels import rules
 from fastadam.optim.adam import Moments
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import not_negative, positive
 from fastadam.optim.groups import Params
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.checks import not_negative, whole
 from fastadam.kernels import rules
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import not_negative, whole
 from fastadam.optim.named import kind_of
 from fastadam.setting import nearest, shown
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.checks import finite, fraction, positive, whole
 from fastadam.kernels import MUON_RATES
 from fastadam.optim.adam import AdamW
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import finite, fraction, positive, whole
 from fastadam.optim.groups import Params
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from fastadam.checks import positive, whole
 from fastadam.device import get_device
 from fastadam.optim.adam import Moments
-from fastadam.optim.checks import positive, whole
 from fastadam.optim.groups import Params
 
 

@@ -1,7 +1,7 @@
 """Stochastic gradient descent."""
 
+from fastadam.checks import finite, not_negative
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import finite, not_negative
 from fastadam.optim.groups import Params
 
 

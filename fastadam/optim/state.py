@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastadam.checks import not_negative, positive
 from fastadam.optim.arrays import check_names
-from fastadam.optim.checks import not_negative, positive
 from fastadam.setting import shown
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fastadam.checks import whole
 from fastadam.device import get_device
 from fastadam.optim.adam import Adam
 from fastadam.optim.arrays import check_array, check_like, check_writeable, memory_of
-from fastadam.optim.checks import whole
 from fastadam.optim.own_loop import Table
 
 Arrays = Mapping[str, np.ndarray]

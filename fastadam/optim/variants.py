@@ -1,8 +1,8 @@
 """Later variants of Adam, as their papers have them."""
 
+from fastadam.checks import fraction, positive
 from fastadam.optim.adam import Decoupling, Moments
 from fastadam.optim.base import Optimizer
-from fastadam.optim.checks import fraction, positive
 from fastadam.optim.groups import Params
 
 

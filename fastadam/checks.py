@@ -1,4 +1,4 @@
-"""Hyperparameters that make no sense are refused, by name."""
+"""Numbers that make no sense are refused, by name: hyperparameters, counts, sizes."""
 
 import math
 
