@@ -23,7 +23,7 @@ from fastadam.kernels.cuda.mma import (
     stash_column,
     stash_rows,
 )
-from fastadam.kernels.cuda.pending import cut
+from fastadam.kernels.cuda.pending import cut, cut4
 from fastadam.kernels.cuda.ptx import ZERO, ZERO4, ZERO64, kept, load4, load4_at
 from fastadam.kernels.cuda.tiles import BK, divided, fetch4, put_tile
 from fastadam.kernels.cuda.windows import (
@@ -35,8 +35,9 @@ from fastadam.kernels.cuda.windows import (
     ONE,
     THREE,
     TWO,
+    combined4,
     look4,
-    settled4,
+    shifted4,
 )
 
 BN = 64
@@ -153,7 +154,7 @@ def make_weights(BM, bf16):
         place = uint32(n * size + channel), uint32(row * stride), uint32(column * stride)
 
         k, more, acc = NOUGHT, p < end, ZERO64
-        x0 = x1 = d0 = d1 = r0 = r1 = xs = xt = ds = da = db = ZERO4
+        x0 = x1 = d0 = d1 = r0 = r1 = ZERO4
         at0 = at1 = NOWHERE
         first_a, first_b = starts_of(t, BM, BN, bf16)
         while more:
@@ -195,8 +196,9 @@ def make_weights(BM, bf16):
                 if wide_x:
                     if act & ONE:
                         xs, xt = load4_at(affine, ca, 0), load4_at(affine, ca, BM)
-                    x0 = settled4(x0, x0, at0 != NOWHERE, xs, xt, xt, act, False)
-                    x1 = settled4(x1, x1, at1 != NOWHERE, xs, xt, xt, act, False)
+                        x0, x1 = shifted4(x0, xs, xt, at0 != NOWHERE), shifted4(x1, xs, xt, at1 != NOWHERE)
+                    if act & TWO:
+                        x0, x1 = cut4(x0, x0), cut4(x1, x1)
                     stash_rows(sa, uint32(at + to_a), PA, x0, x1, True, bf16)
                 else:
                     stash_column(sa, uint32(at + t), PA, x0, bf16)
@@ -204,8 +206,7 @@ def make_weights(BM, bf16):
                 if gact:
                     ds, da = load4_at(affine, cb, 2 * BM), load4_at(affine, cb, 2 * BM + BN)
                     db = load4_at(affine, cb, 2 * BM + 2 * BN)
-                d0 = settled4(d0, r0, p < last, ds, da, db, gact, True)
-                d1 = settled4(d1, r1, p < last2, ds, da, db, gact, True)
+                    d0, d1 = combined4(d0, r0, ds, da, db, p < last), combined4(d1, r1, ds, da, db, p < last2)
                 stash_rows(sb, uint32((k & EIGHT) * uint32(PB) + to_b), PB, d0, d1, B_TWICE, bf16)
                 cuda.syncthreads()
                 p, k = uint32(p + EIGHT), uint32(k + EIGHT)

@@ -278,7 +278,7 @@ def _sum_lanes(y, part, lanes, stride, size, columns):
     i, slot = uint32(cuda.blockIdx.x * columns + t % columns), uint32(t // columns)
     slots = uint32(uint32(uint32(THREADS) // columns) & ~SEVEN)
     high = low = ZERO
-    if i < size and slot < slots:
+    if i < stride and slot < slots:  # past ``size`` too, so that rows laid end to end are read whole
         lane, at = slot, uint32(slot * stride + i)
         while lane < lanes:
             high, low = exact.add(high, low, part[at])
@@ -294,9 +294,9 @@ def sum_lanes(y, part):
 
     y (any shape)   out
     part (L, ...)   in; a pair of sums (L, 2, C) gives its first row to y (C,)
-    A block has a memory sector of y, or all of a few numbers: lanes then are one flat span.
+    A block has a memory sector of y, or whole lanes of a few numbers, which then are one flat span.
     """
     lanes, size = part.shape[0], y.size
     stride = part.size // lanes
-    columns = size if size == stride <= MOST_COLUMNS else COLUMNS
+    columns = stride if stride <= MOST_COLUMNS else COLUMNS
     yield Launch(_sum_lanes, blocks_of(size, columns), (y, part, lanes, stride, size, columns))

@@ -66,20 +66,34 @@ def look4(a, at, c):
 
 
 @device
+def shifted4(v, s, t, there):
+    """s v + t of four numbers; padding stays 0."""
+    if there:
+        v = v[0] * s[0] + t[0], v[1] * s[1] + t[1], v[2] * s[2] + t[2], v[3] * s[3] + t[3]
+    return v
+
+
+@device
+def combined4(d, r, s, a, b, there):
+    """The gradient before a batch norm of four numbers, s d + a + b r; padding stays 0."""
+    if there:
+        d = (
+            s[0] * d[0] + (b[0] * r[0] + a[0]), s[1] * d[1] + (b[1] * r[1] + a[1]),
+            s[2] * d[2] + (b[2] * r[2] + a[2]), s[3] * d[3] + (b[3] * r[3] + a[3]),
+        )  # fmt: skip
+    return d
+
+
+@device
 def settled4(v, r, there, s, t, b, act, back):
     """Four numbers as the product takes them: P(v), or with ``back`` the gradient before a batch norm; padding 0."""
-    if there:
-        if back:
-            if act:
-                v = (
-                    s[0] * v[0] + (b[0] * r[0] + t[0]), s[1] * v[1] + (b[1] * r[1] + t[1]),
-                    s[2] * v[2] + (b[2] * r[2] + t[2]), s[3] * v[3] + (b[3] * r[3] + t[3]),
-                )  # fmt: skip
-        else:
-            if act & ONE:
-                v = (v[0] * s[0] + t[0], v[1] * s[1] + t[1], v[2] * s[2] + t[2], v[3] * s[3] + t[3])
-            if act & TWO:
-                v = cut4(v, v)
+    if back:
+        v = combined4(v, r, s, t, b, there and act > NOUGHT)
+    else:
+        if act & ONE:
+            v = shifted4(v, s, t, there)
+        if act & TWO:
+            v = cut4(v, v)
     return v
 
 
