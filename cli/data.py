@@ -23,7 +23,7 @@ from .options import (
     source_of,
     value_option,
 )
-from .transfer import make_progress
+from .progress import make_progress
 
 if TYPE_CHECKING:
     from fastadam.data import DataReport, Fetched

@@ -152,8 +152,19 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
 def _check(option: click.Option, value: Any) -> None:
     if isinstance(option.type, SettingType):
         option.type.check(value)
-    elif option.is_flag and not isinstance(value, bool):
-        raise ValueError(f"must be true or false, found {shown(value)}")
+    elif option.is_flag:
+        if not isinstance(value, bool):
+            raise ValueError(f"must be true or false, found {shown(value)}")
+    elif option.multiple and isinstance(value, list):
+        for one in value:
+            _check_text(one)
+    else:
+        _check_text(value)
+
+
+def _check_text(value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a text, found {shown(value)}")
 
 
 def group_help(ctx: click.Context) -> None:

@@ -152,9 +152,7 @@ def _show_plan(config: TrainConfig, json: bool, reporter: PlainReporter) -> None
         head = ("layer", "op", "shape", "parameters", "training state", "activations", "all up to here")
         show_table(head, rows, (0, 1, 2))
         step = plan.step
-        click.echo(
-            f"\n{plan.parameters:,} parameters, {len(step.calls)} calls and {step.flops / 1e9:,.3f} GFLOP a step\n"
-        )
+        click.echo(f"\n{plan.parameters:,} parameters, {plan.calls} calls and {plan.flops / 1e9:,.3f} GFLOP a step\n")
         if step.matrices:
             click.echo(textwrap.fill(f"muon updates {', '.join(step.matrices)}; adamw all others", 100) + "\n")
         sums = [*plan.rows, ("total", plan.total_bytes), ("free, the data set being read", plan.free_bytes)]

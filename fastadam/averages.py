@@ -146,3 +146,6 @@ class Lookahead(Average):
             with self.device.running():
                 p, slow = (arena.on(self.device).flat for arena in (self.model.parameters, self.weights))
                 self.device.ops.lookahead_update(p, slow, LOOKAHEAD_SHARE)
+
+
+KINDS: tuple[type[Average], ...] = (Ema, Extrapolated, Swa, Lookahead)

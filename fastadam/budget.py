@@ -43,20 +43,24 @@ class MemoryPlan:
     """What a run will take beside the interpreter; nothing of it is allocated.
 
     rows          (what, bytes), the data set first, which on the host is there already
-    step          the plan of the largest training step
+    step          the plan of the largest training step, or of the largest part of one
+    parts         the plans that make up a whole step
     free_bytes    what there is for all rows, but for a data set that is there
     """
 
     def __init__(
         self, plans: Sequence[Plan], *, data_bytes: int, free_bytes: float, scratch: Callable[[Iterable[Call]], int],
-        on_host: bool = True,
+        on_host: bool = True, parts: Sequence[Plan] = (),
     ) -> None:  # fmt: skip
         """``plans`` are all that the run will use; ``scratch`` tells the bytes of workspace that calls need.
+
+        ``parts`` of a whole step: one plan for each of its gradients; ``step`` alone if not given.
 
         A device with memory of its own (not ``on_host``) gets the data set, and no checkpoint is written in it.
         """
         self._given, self._copies = (data_bytes, COPIES) if on_host else (0, 0)
         self.step = max((plan for plan in plans if plan.mode == "train"), key=lambda plan: plan.memory)
+        self.parts = tuple(parts) or (self.step,)
         self.free_bytes, self._scratch = free_bytes, scratch
         self._arenas: dict[str, int] = {}
         for plan in plans:
@@ -89,6 +93,16 @@ class MemoryPlan:
     def parameters(self) -> int:
         """Trained parameters."""
         return sum(param.size for param in self.step.graph.params if param.kind != "running")
+
+    @property
+    def calls(self) -> int:
+        """Calls of a whole step."""
+        return sum(len(plan.calls) for plan in self.parts)
+
+    @property
+    def flops(self) -> int:
+        """Operations of a whole step."""
+        return sum(plan.flops for plan in self.parts)
 
     @cached_property
     def layers(self) -> list[LayerBudget]:
@@ -164,6 +178,6 @@ class MemoryPlan:
             "first_layer_over": over.name if over else None,
             "parameters": self.parameters,
             "layers": [row._asdict() for row in self.layers],
-            "calls": len(self.step.calls),
-            "flops": self.step.flops,
+            "calls": self.calls,
+            "flops": self.flops,
         }

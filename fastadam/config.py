@@ -335,9 +335,9 @@ class TrainConfig:
                 raise ConfigError(f"{name} has no meaning for schedule {schedule}; it is the schedule step's")
 
     def _asks_for(self, name: str) -> bool:
-        """Whether a setting was given that does more than its default."""
-        default = _FIELDS[name].default
-        return getattr(self, name) != default and not (default is None and not getattr(self, name))
+        """Whether a setting was given, but for a switch that is off."""
+        value = getattr(self, name)
+        return value != _FIELDS[name].default and value is not False
 
     def _with_recipe(self) -> dict[str, Any]:
         """All settings by name, those left open filled from the model's recipe as far as it goes."""

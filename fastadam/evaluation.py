@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import checkpoint, models
-from fastadam.data import limit, load
+from fastadam.data import for_test, load
 from fastadam.device import COMPILING, get_device
 from fastadam.engine import Engine, Feed
 from fastadam.errors import CheckpointError
@@ -47,9 +47,7 @@ def evaluate_checkpoint(
         raise CheckpointError(f"{path} takes images of {model.graph.input_shape}, not those of {dataset.source}")
     if model.classes != dataset.classes:
         say(f"the classes of {dataset.source} are not called as those of {path}: is it the data it was trained on?")
-    index = np.arange(len(labels))
-    if limit_test is not None:
-        index = limit(index, labels, limit_test, 0)
+    index = for_test(labels, limit_test)
     engine = Engine(model.graph, place, {"PARAM": model.parameters, "STATE": model.state}, model.mean, model.std)
     feed, loss, taken_for = Feed(images, labels), 0.0, np.empty(len(index), np.int64)
     with place.compile_clock(lambda: say(COMPILING)):

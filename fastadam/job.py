@@ -8,12 +8,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from fastadam import models
 from fastadam.budget import MemoryPlan
 from fastadam.config import DEFAULT_VAL_SIZE, OPTIMIZER_SETTINGS, TrainConfig
-from fastadam.data import Dataset, channel_statistics, find_default, limit, load, split
+from fastadam.data import Dataset, channel_statistics, find_default, for_test, limit, load, split
 from fastadam.device import get_device
 from fastadam.engine import Feed, make_plan
 from fastadam.errors import ConfigError
@@ -77,9 +75,7 @@ class Job:
         self.train, self.val = split(data.train_labels, config.val_size or 0, config.seed)
         if config.limit_train is not None:
             self.train = limit(self.train, data.train_labels, config.limit_train, config.seed)
-        self.test = np.arange(len(data.test_labels))
-        if config.limit_test is not None:
-            self.test = limit(self.test, data.test_labels, config.limit_test, config.seed)
+        self.test = for_test(data.test_labels, config.limit_test)
         if config.batch_size * config.accumulate > len(self.train):
             times, fewer = (f"{config.accumulate} times ", " or --accumulate") if config.accumulate > 1 else ("", "")
             raise ConfigError(
@@ -114,12 +110,14 @@ class Job:
         """What a run with these plans takes beside the interpreter."""
         data = self.data
         arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
+        whole = {plan.part: plan for plan in plans if plan.mode == "train" and plan.batch == self.config.batch_size}
         return MemoryPlan(
             plans,
             data_bytes=sum(array.nbytes for array in arrays),
             free_bytes=self.device.available_memory(),
             scratch=self.device.workspace,
             on_host=self.device.is_host,
+            parts=[whole[part] for part in parts_of(self.config.accumulate, self.config.sam)],
         )
 
     def fit(self, *, begin: bool = True) -> Fit:
@@ -132,7 +130,7 @@ class Job:
         memory.check()
         self.notes.append(
             f"{models.title(config.model)}: {memory.parameters:,} parameters, "
-            f"{human_bytes(memory.total_bytes)} of memory, {memory.step.flops / 1e9:,.1f} GFLOP a step, "
+            f"{human_bytes(memory.total_bytes)} of memory, {memory.flops / 1e9:,.1f} GFLOP a step, "
             f"on {self.device.description}"
         )
         self.notes += _division(plans[0])

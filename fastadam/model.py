@@ -9,6 +9,7 @@ import numpy as np
 
 from fastadam import checkpoint
 from fastadam.arena import Arena
+from fastadam.checks import whole
 from fastadam.device import Device, get_device
 from fastadam.draws import keys
 from fastadam.engine import Engine
@@ -166,15 +167,21 @@ class Model:
             out[start : start + len(part)] = outputs["logits"]
         return out
 
-    def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+    def loss_and_gradients(
+        self, images: np.ndarray, labels: np.ndarray, seed: int = 0
+    ) -> tuple[float, dict[str, np.ndarray]]:
         """Mean cross-entropy in training mode, and its gradients by parameter name in PyTorch's layouts.
 
+        images   (N, C, H, W) uint8, or float32 already normalised with ``mean`` and ``std``
+        labels   (N,) integers
+        seed     of what dropout drops: equal seeds drop equal units, so give another in each step
         The model is unchanged: batch norms use the batch's statistics but leave the running ones.
         """
         images, labels = check_images(images, self.graph), check_labels(labels, len(images), self.graph)
+        key = (whole("seed", seed, -(2**63), 2**63 - 1), 0)
         engine = self._own_engine()
         with engine.device.running():
-            outputs = engine.run("train", engine.room(images, labels), np.arange(len(images)))
+            outputs = engine.run("train", engine.room(images, labels), np.arange(len(images)), key=key)
             return float(outputs["loss"][0]), self.to_public(engine.arenas["GRAD"].views)
 
     def _own_engine(self) -> Engine:

@@ -54,7 +54,7 @@ The same, a line a layer:
 | add     | none; two inputs of one shape                                                                   |
 | dropout | p = what --dropout says; per = "element", or "sample" to drop a whole image's value             |
 
-Parameters are called by their layer: ``conv1.weight``, ``stem.bias``. The last layer gives the logits. Anything
+Parameters are called by their layer: ``conv1.weight``, ``bn1.bias``. The last layer gives the logits. Anything
 that cannot be is a ConfigError that names file, line and layer, and the shapes where shapes do not fit.
 """
 

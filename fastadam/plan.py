@@ -186,33 +186,6 @@ class Plan:
             for n in self.graph.nodes
         ]
 
-    def __str__(self) -> str:
-        head = ("layer", "op", "shape", "parameters", "stored MB")
-        rows = [
-            (
-                r.name,
-                r.op,
-                " x ".join(map(str, r.shape)),
-                f"{r.parameters:,}",
-                f"{r.activation_bytes / 1e6:.2f}",
-            )
-            for r in self.table()
-        ]
-        total = sum(r.parameters for r in self.table())
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in (head, *rows)
-        ]
-        arenas = sum(self.arena_bytes.values())
-        lines.append(
-            f"{self.mode}: {total:,} parameters, {len(self.calls)} calls, {self.flops / 1e9:.3f} GFLOP, "
-            f"{self.memory / 1e6:.1f} MB of planned memory, {arenas / 1e6:.1f} MB of arenas"
-        )
-        return "\n".join(lines)
-
 
 def _check_settings(
     batch: int, mode: str, source: str, count: int, augment: Augmentation | None, smoothing: float

@@ -21,7 +21,7 @@ class Recipe:
 WITH_OPTIMIZER = ("lr", "weight_decay", "momentum")
 """Settings of a recipe that mean something with its own optimizer only."""
 
-WITH_SCHEDULE = ("warmup", "milestones")
+WITH_SCHEDULE = ("warmup",)
 """Settings of a recipe that mean something with its own schedule only."""
 
 GENERAL = Recipe(

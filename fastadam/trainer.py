@@ -213,7 +213,7 @@ class Trainer:
             self.average.begin()
 
     def averaged_state_dict(self) -> dict[str, np.ndarray]:
-        """The averaged weights, with the running statistics they were validated with: for ``load_state_dict``.
+        """The averaged weights, with the running statistics they are validated with: for ``load_state_dict``.
 
         Copies, in names and layouts as the model's ``state_dict``. ValueError where there is no average, or none yet.
         """
@@ -221,8 +221,7 @@ class Trainer:
             raise ValueError("this trainer keeps no average of the weights; make it with ema=0.999, say")
         if not self.average.ready:
             raise ValueError("no epoch has been averaged yet; train on, or make the trainer with a smaller swa")
-        self._begin()
-        self.average.settle()
+        self._settle_average()
         return self.model.to_public(self.average.weights.views | self.average.state.views)
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> Evaluation:
@@ -233,12 +232,9 @@ class Trainer:
         """
         images = check_images(images, self.model.graph)
         labels = check_labels(labels, len(images), self.model.graph)
-        self._begin()
         parts, averaged = [], self.average is not None and self.average.ready
-        if self.average and averaged:
-            self.average.settle()
-            if not self.epochs:
-                self.average.state.flat[:] = self.model.state.flat
+        if averaged:
+            self._settle_average()
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
             count = len(labels[part])
@@ -248,6 +244,14 @@ class Trainer:
             parts.append((one.loss * count, one.accuracy * count))
         loss, right = np.sum(parts, 0) / len(images)
         return Evaluation(float(loss), float(right))
+
+    def _settle_average(self) -> None:
+        """The average as it is validated: until ``fit`` has made statistics for it, with the model's own."""
+        assert self.average
+        self._begin()
+        self.average.settle()
+        if not self.epochs:
+            self.average.state.flat[:] = self.model.state.flat
 
     def engine(self) -> Engine:
         """The programs of this trainer; made anew when the model's normalisation has changed."""

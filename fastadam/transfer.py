@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from fastadam import checkpoint
+from fastadam.averages import KINDS
 from fastadam.errors import CheckpointError
 from fastadam.graph import Graph
 from fastadam.layout import public_shape
 from fastadam.model import Model
 
-EXTRAS = ("optimizer/", "ema/", "schedulefree/", "swa/", "lookahead/")
+EXTRAS = ("optimizer/", *(f"{kind.name}/" for kind in KINDS))
 """Prefixes of the tensors of a checkpoint that are not the model's."""
 
 

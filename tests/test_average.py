@@ -41,6 +41,18 @@ def test_weights_given_before_the_first_step_are_averaged(settings):
     assert all(np.array_equal(averaged[name], tensor) for name, tensor in other.state_dict().items())
 
 
+@pytest.mark.parametrize("settings", [{"ema": 0.9}, {"lookahead": 3}, {"optimizer": "schedulefree"}], ids=str)
+def test_steps_alone_give_the_average_the_statistics_of_the_model(settings):
+    trainer, other, (images, labels) = Trainer(norm_model(), **settings), norm_model(), small_data()
+    for _ in range(5):
+        trainer.step(images, labels)
+    averaged, raw = trainer.averaged_state_dict(), trainer.model.state_dict()
+    assert np.array_equal(averaged["b1.running_mean"], raw["b1.running_mean"])
+    assert not np.array_equal(averaged["c1.weight"], raw["c1.weight"])
+    other.load_state_dict(averaged)
+    assert Trainer(other).evaluate(images, labels) == trainer.evaluate(images, labels)
+
+
 def test_statistics_of_the_average_are_those_over_the_training_images():
     """Recomputed in float64, batch by batch over images that are not augmented; raw statistics stay as they were."""
     fit = course(norm_model(), ema=0.7, augment=("flip", "crop"))

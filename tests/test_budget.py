@@ -203,6 +203,16 @@ def test_dry_run_shows_every_layer(folder):
     assert "breaks" not in result.output
 
 
+def test_work_is_told_of_the_whole_step(folder):
+    def told(**settings):
+        return training.describe_plan(TrainConfig(data=folder, model="mlp", **settings)).to_dict()
+
+    whole, parts = told(batch_size=64), told(batch_size=16, accumulate=4)
+    assert parts["flops"] == whole["flops"]
+    assert 3 * whole["calls"] < parts["calls"] < 5 * whole["calls"]
+    assert told(batch_size=64, sam=0.05)["flops"] == 2 * whole["flops"]
+
+
 def test_dry_run_of_what_does_not_fit(folder):
     result = command("--data", folder, "--model", DEEP)
     assert result.exit_code == 1

@@ -1,5 +1,6 @@
 """The command line: help, where values come from, and one clear line for what cannot be done."""
 
+import inspect
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from fastadam_cli.options import human_seconds
 from fastadam_cli.report import BarReporter, PlainReporter, epoch_line, make_reporter
 from safetensors.numpy import save_file
 
+from fastadam import data, predict
 from fastadam.config import TrainConfig, defaults, dump_toml, settings
 from fastadam.run import RunFolder
 from fastadam.units import human_bytes
@@ -123,6 +125,20 @@ def test_the_defaults_in_help_are_those_of_the_settings():
     for option in command("train").params:
         if option.name in defaults():
             assert option.default == defaults()[option.name], option.name
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "want"),
+    [
+        ("predict", "top", predict.TOP),
+        ("data import", "test_share", data.folders.TEST_SHARE),
+        ("data synth", "train", inspect.signature(data.synthetic.generate).parameters["train"].default),
+        ("data synth", "test", inspect.signature(data.synthetic.generate).parameters["test"].default),
+    ],
+    ids=str,
+)
+def test_other_defaults_are_those_of_the_functions(path, option, want):
+    assert next(param.default for param in command(path).params if param.name == option) == want
 
 
 def test_version():
@@ -319,6 +335,20 @@ def test_a_wrong_file_is_named_with_what_is_wrong(content, message, tmp_path):
     (tmp_path / "c.toml").write_text(content)
     line = fails(2, "train", "--config", "c.toml")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "message"),
+    [
+        (("eval", "x"), "plot = 5", "plot must be a text, found 5"),
+        (("data", "fetch"), "from = 5", "from must be a text, found 5"),
+        (("data", "fetch"), "mirror = ['https://a', 5]", "mirror must be a text, found 5"),
+        (("data", "fetch"), "mirror = true", "mirror must be a text, found True"),
+    ],
+)
+def test_a_text_in_a_file_is_a_text(command, content, message, tmp_path):
+    (tmp_path / "c.toml").write_text(content)
+    assert message in fails(2, *command, "--config", "c.toml")
 
 
 def test_a_missing_file_is_named():

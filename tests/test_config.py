@@ -78,6 +78,8 @@ def test_zero_is_allowed_where_it_means_off(name):
         ({"nesterov": True, "optimizer": "sgd"}, "nesterov needs a momentum"),
         ({"nesterov": True, "model": "resnet20", "momentum": 0}, "nesterov needs a momentum"),
         ({"beta1": 0.8, "model": "resnet20"}, "beta1 has no meaning for optimizer sgd"),
+        ({"beta1": 0.0, "optimizer": "sgd"}, "beta1 has no meaning for optimizer sgd"),
+        ({"momentum": 0}, "momentum has no meaning for optimizer adamw"),
         ({"gamma": 0.5}, "gamma has no meaning for schedule cosine"),
         ({"milestones": [0.5], "schedule": "onecycle"}, "milestones has no meaning for schedule onecycle"),
         ({"milestones": [0.5, 0.25], "schedule": "step"}, "milestones must rise from number to number"),
@@ -276,8 +278,8 @@ def test_what_is_given_beats_the_recipe_and_takes_along_what_belongs_to_it():
     config = config.resolved(train_images=50_000)
     assert (config.milestones, config.gamma, config.warmup) == ((0.5, 0.75), 0.1, 0.0)
     assert (config.lr, config.momentum, config.epochs, config.nesterov) == (0.1, 0.9, None, True)
-    config = TrainConfig(model="vgg", augment=(), momentum=0.0).resolved(train_images=50_000)
-    assert (config.augment, config.optimizer) == ((), "adamw")
+    config = TrainConfig(model="resnet20", augment=(), momentum=0.0).resolved(train_images=50_000)
+    assert (config.augment, config.optimizer, config.momentum) == ((), "sgd", 0.0)
     assert TrainConfig(optimizer="sgd").resolved(train_images=50_000).momentum == 0.0
 
 

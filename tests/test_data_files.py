@@ -203,6 +203,11 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(FastAdamError, match="No space left"):
         data.write_binary(tmp_path / "set", make())
     assert list((tmp_path / "set").iterdir()) == []
+    names = tmp_path / "set" / "batches.meta.txt"
+    names.write_text("mine\n")
+    with pytest.raises(DataError, match="holds a data set already, or a part of one"):
+        data.write_binary(tmp_path / "set", make())
+    assert names.read_text() == "mine\n"
 
 
 def test_what_cannot_be_written(tmp_path):

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadam import data, models
+from fastadam.config import TrainConfig
 from fastadam.data.dataset import Dataset
 from fastadam.errors import CheckpointError, ConfigError, MissingExtraError
 from fastadam.evaluation import confusion_matrix, evaluate_checkpoint, per_class
 from fastadam.plots import check_plot, plot_confusion
+from fastadam.training import run_training
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Dataset]:
 
 def run(*arguments: Any) -> Any:
     return CliRunner().invoke(main, ["eval", *map(str, arguments)], prog_name="fastadam")
+
+
+def test_a_limit_takes_the_images_that_a_run_tested(made, tmp_path):
+    _, folder, _ = made
+    config = TrainConfig(data=folder, model="mlp", steps=2, batch_size=4, val_size=4, limit_test=20, seed=7)
+    summary = run_training(config, out=tmp_path / "run")
+    result = evaluate_checkpoint(tmp_path / "run", folder, limit_test=20)
+    assert (result["images"], result["accuracy"]) == (20, summary["test_accuracy"])
 
 
 def test_numbers_are_those_of_the_models_own_predictions(made):

@@ -80,6 +80,10 @@ def test_choice_and_order_follow_the_seed(photographs, tmp_path):
     assert content("a1", seed=1) != content("c")
     data.import_folder(photographs, tmp_path / "half", test_share=0.5)
     assert len(data.load(tmp_path / "half").test_labels) == 15
+    for share in (0.0, 1.0, -0.5, 5, float("nan")):
+        with pytest.raises(ValueError, match="test_share must be"):
+            data.import_folder(photographs, tmp_path / "none", test_share=share)
+    assert not (tmp_path / "none").exists()
 
 
 def test_train_and_test_folders(photographs, tmp_path):

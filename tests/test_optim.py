@@ -1,5 +1,6 @@
 """The optimisers are right: as PyTorch has them and as the papers have them."""
 
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -133,6 +134,16 @@ def test_steps_equal_pytorchs_and_the_papers(case, count, header):
     for exactly, errors in zip((True, True, False, False), columns, strict=False):
         for t, error in zip(marks, errors, strict=True):
             assert error < (4 + 8 * math.sqrt(t) if exactly else 4 + t) * ULP * coarser, (t, error)
+
+
+@pytest.mark.skipif(torch is None, reason="PyTorch is not installed: pip install torch")
+@pytest.mark.parametrize("name", [*TORCH_CLASSES, "muon"])
+def test_arguments_come_in_pytorchs_order(name):
+    ours = list(inspect.signature(OPTIMIZERS[name].__init__).parameters)
+    theirs = inspect.signature(getattr(torch.optim, TORCH_CLASSES.get(name, "Muon")).__init__).parameters.values()
+    names = [one for p in theirs for one in (("beta1", "beta2") if p.name == "betas" else (p.name,)) if one in ours]
+    assert len(names) >= 5
+    assert ours[: len(names)] == names
 
 
 hypers = {

@@ -423,6 +423,22 @@ def test_which_rate_a_group_follows():
     assert dict(optimizer.param_groups[1]).keys() == {"params", *optimizer.settings()}
 
 
+def test_the_only_group_may_have_settings_of_its_own():
+    """And a schedule by hand reaches them."""
+    w, plain = np.ones(3), np.ones(3)
+    optimizer, other = optim.Adam([{"params": {"w": w}, "lr": 0.1, "beta1": 0.8}]), optim.Adam({"w": plain}, beta1=0.5)
+    (group,) = optimizer.param_groups
+    for lr in (0.1, 0.01):
+        group["lr"], group["beta1"], other.lr = lr, 0.5, lr
+        assert (group["lr"], group["beta1"]) == (lr, 0.5)
+        optimizer.step({"w": np.ones(3)})
+        other.step({"w": np.ones(3)})
+    np.testing.assert_allclose(w, plain, rtol=1e-14)
+    del group["lr"]
+    group["lr"] = 0.3
+    assert optimizer.lr == 0.3
+
+
 def test_a_group_may_be_at_rest():
     params = {"a": np.ones(3), "b": np.ones(3)}
     optimizer = optim.Adam([{"params": {"a": params["a"]}, "lr": 0}, {"params": {"b": params["b"]}}])

@@ -373,7 +373,7 @@ def test_inference_takes_less_memory_than_training():
     assert Plan(vgg(), 16, "infer").memory < Plan(vgg(), 16).memory / 2
 
 
-def test_table_and_text():
+def test_table_by_layer():
     plan = Plan(mlp((32, 32, 3), (512, 512), dropout=0.0), 128)
     rows = {row.name: row for row in plan.table()}
     assert rows["linear1"].parameters == 3072 * 512 + 512
@@ -381,10 +381,6 @@ def test_table_and_text():
     assert rows["linear1"].activation_bytes == 4 * 128 * 512
     assert rows["relu1"].activation_bytes == rows["relu1"].parameters == 0
     assert rows["x"].activation_bytes == 4 * 128 * 3072
-    text = str(plan)
-    assert "1,841,162 parameters" in text
-    assert f"{plan.memory / 1e6:.1f} MB" in text
-    assert len(text.splitlines()) == 2 + len(rows)
 
 
 def test_running_statistics_are_not_counted_as_parameters():

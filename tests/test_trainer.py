@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from small import small_data, small_model
+from small import norm_model, small_data, small_model
 
 from fastadam import models, optim
 from fastadam.engine import Feed
@@ -134,6 +134,16 @@ def test_gradients_leave_the_model_alone():
         losses.append(model.loss_and_gradients(images, labels)[0])
     assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-2)  # float32 losses
     assert loss == pytest.approx(np.mean(losses), rel=1e-2)
+
+
+def test_the_seed_of_gradients_chooses_what_dropout_drops():
+    model, (images, labels) = norm_model(dropout=0.5), small_data(12)
+    losses = [model.loss_and_gradients(images, labels, seed=seed)[0] for seed in (0, 1, 2, 1)]
+    assert losses[1] == losses[3]
+    assert len(set(losses)) == 3
+    assert model.loss_and_gradients(images, labels)[0] == losses[0]
+    with pytest.raises(ValueError, match="seed"):
+        model.loss_and_gradients(images, labels, seed=0.5)
 
 
 def test_clipping_bounds_the_step():

@@ -5,7 +5,7 @@
     fetch                                 published archives into the cache: fetch.py, download.py
     import_folder  read_picture           own images, one folder a class: folders.py, pictures.py
     write_binary                          as CIFAR-10 files: cifar.py
-    split  limit                          validation set and subsets: split.py
+    split  limit  for_test                validation set and subsets: split.py
     channel_statistics                    for the normalisation: statistics.py
     synthetic.generate                    drawn images: synthetic.py
 
@@ -20,7 +20,7 @@ from fastadam.data.folders import Imported, import_folder
 from fastadam.data.library import cache_folder, find_default, load
 from fastadam.data.pictures import read_picture
 from fastadam.data.report import DataReport, check, inspect
-from fastadam.data.split import limit, split
+from fastadam.data.split import for_test, limit, split
 from fastadam.data.statistics import channel_statistics
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "check",
     "fetch",
     "find_default",
+    "for_test",
     "import_folder",
     "inspect",
     "limit",

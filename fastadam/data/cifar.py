@@ -241,11 +241,15 @@ def write_binary(folder: str | Path, dataset: Dataset) -> list[Path]:
     try:
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        present = sorted(name for name in os.listdir(folder) if any(form.is_data(name) for form in FORMATS))
+        present = sorted(
+            name
+            for name in os.listdir(folder)
+            if name == CIFAR10.names_file or any(form.is_data(name) for form in FORMATS)
+        )
     except OSError as error:
         raise DataError(f"cannot write into {folder}: {error.strerror or error}; choose another folder") from error
     if present:
-        raise DataError(f"{folder} holds a data set already ({present[0]}); choose another folder")
+        raise DataError(f"{folder} holds a data set already, or a part of one ({present[0]}); choose another folder")
 
     written: list[Path] = []
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.checks import finite
 from fastadam.data.cifar import MOST_CLASSES, OWN, write_binary
 from fastadam.data.dataset import IMAGE_SHAPE, Dataset
 from fastadam.data.pictures import read_picture, require_pillow
@@ -59,6 +60,9 @@ def import_folder(
     DataError, one line naming the file and the cure, for anything that is not as described; nothing is written then.
     """
     told: Progress = progress or Silent()
+    share = TEST_SHARE if test_share is None else finite("test_share", test_share)
+    if not 0 < share < 1:
+        raise ValueError(f"test_share must be above 0 and below 1, it is {test_share}")
     require_pillow()
     folder, out = Path(os.path.expanduser(folder)), Path(os.path.expanduser(out))
     _require_new(folder, out)
@@ -72,7 +76,7 @@ def import_folder(
     if divided:
         test_images, test_labels = _read(test, classes, told)
     else:
-        images, labels, test_images, test_labels = _divide(images, labels, classes, test_share or TEST_SHARE, seed)
+        images, labels, test_images, test_labels = _divide(images, labels, classes, share, seed)
     order, test_order = (_order(len(part), seed, s) for part, s in ((labels, _TRAIN), (test_labels, _TEST)))
     data = Dataset(
         name=OWN,

@@ -46,6 +46,12 @@ def limit(index: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarra
     return _choose(index, labels, n, seed, _LIMIT)
 
 
+def for_test(labels: np.ndarray, n: int | None) -> np.ndarray:
+    """The images of a test set that are tested: all, or ``n`` of them, the same for every run: int64, ascending."""
+    index = np.arange(len(labels))
+    return index if n is None else limit(index, labels, n, 0)
+
+
 def _choose(index: np.ndarray, labels: np.ndarray, n: int, seed: int, purpose: int) -> np.ndarray:
     """``n`` of ``index``, ascending: the smallest keys of each class, classes in proportion."""
     own = labels[index]

@@ -19,9 +19,9 @@ Params = Mapping[str, np.ndarray] | Sequence[Mapping[str, Any]]
 class ParamGroup(MutableMapping[str, Any]):
     """One of ``Optimizer.param_groups``: a dict of "params", its arrays by name, and of every setting.
 
-    What has not been set for the group alone is the optimiser's: it follows ``optimizer.lr = ...``, and an optimiser
-    of one group has no settings but that group's. Setting one here takes effect at the next step; ``del`` gives it
-    back to the optimiser.
+    What has not been set for the group alone is the optimiser's: it follows ``optimizer.lr = ...``, and set here, in
+    an optimiser's only group, it is set there. Setting one takes effect at the next step; ``del`` gives what is the
+    group's own back to the optimiser.
 
     initial_lr   the rate that the group began with
     """
@@ -99,7 +99,8 @@ class ParamGroup(MutableMapping[str, Any]):
         if name == "params":
             raise ValueError("the parameters of a group are fixed; make a new optimiser for others")
         self._check_name(name)
-        if len(self._optimizer.param_groups) == 1 and hasattr(self._optimizer, name):
+        only = len(self._optimizer.param_groups) == 1
+        if only and name not in self.own and hasattr(self._optimizer, name):
             setattr(self._optimizer, name, value)
         else:
             self.own[name] = value

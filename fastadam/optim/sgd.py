@@ -20,8 +20,8 @@ class SGD(Optimizer):
         lr: float | None = None,
         momentum: float = 0.0,
         dampening: float = 0.0,
-        nesterov: bool = False,
         weight_decay: float | None = None,
+        nesterov: bool = False,
     ):
         self.momentum = not_negative("momentum", momentum)
         self.dampening, self.nesterov = finite("dampening", dampening), bool(nesterov)

@@ -1,10 +1,28 @@
-"""Passes over the whole of the parameters that averages of weights take beside an update."""
+"""Passes over all parameters that averages of weights take."""
 
 import numpy as np
 
 from fastadam.kernels.cpu.jit import leaf
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.updates import CHUNK, chunks
+
+
+@leaf
+def _ema_chunk(worker, chunk, ema, p, share):
+    i, j, rate = chunk * CHUNK, (chunk + 1) * CHUNK, share[0]
+    es, ps = ema[i:j], p[i:j]
+    for k in range(ps.size):
+        es[k] += rate * (ps[k] - es[k])
+
+
+def ema_update(ema, p, share):
+    """Exponential moving average of the parameters (Polyak & Juditsky 1992; here with a fixed share).
+
+    ema (n,)     in and out: share * p + (1 - share) * ema, in the form that leaves ema alone where it equals p
+    p (n,)       in
+    share (1,)   in: 1 - decay
+    """
+    parallel(_ema_chunk, chunks(p), ema, p, share)
 
 
 @leaf

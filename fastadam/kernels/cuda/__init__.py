@@ -5,11 +5,12 @@ bound by memory from 16-byte accesses (``ptx.py``).
 """
 
 from fastadam.kernels import OPS
-from fastadam.kernels.cuda.averages import interpolate, lookahead_update
+from fastadam.kernels.cuda.averages import ema_update, interpolate, lookahead_update
 from fastadam.kernels.cuda.batch import batch_load, batch_prepare
 from fastadam.kernels.cuda.bfloat16 import adamw_bf16_update
 from fastadam.kernels.cuda.conv import conv2d_backward, conv2d_forward
 from fastadam.kernels.cuda.dropout import dropout_backward, dropout_forward
+from fastadam.kernels.cuda.gradients import accumulate, clip_factor, norm_lanes
 from fastadam.kernels.cuda.layerwise import lamb_moments, lamb_update, lars_update, tensor_norms, tile_squares
 from fastadam.kernels.cuda.linear import linear_backward, linear_forward
 from fastadam.kernels.cuda.loss import softmax_loss
@@ -22,7 +23,6 @@ from fastadam.kernels.cuda.norm import (
     lane_sums,
     sum_lanes,
 )
-from fastadam.kernels.cuda.optim import accumulate, clip_factor, ema_update, norm_lanes
 from fastadam.kernels.cuda.pointwise import add_forward, affine_forward, fill, join_backward
 from fastadam.kernels.cuda.pool import avgpool_backward, avgpool_forward, maxpool_backward, maxpool_forward
 from fastadam.kernels.cuda.precision import with_precision

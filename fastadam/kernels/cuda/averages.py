@@ -1,4 +1,4 @@
-"""Passes over the whole of the parameters that averages of weights take beside an update."""
+"""Passes over all parameters that averages of weights take."""
 
 from numba import cuda, uint32
 
@@ -13,6 +13,33 @@ ONE, FOUR = uint32(1), uint32(4)
 @device
 def _between(a, b, share):
     return a + share * (b - a)
+
+
+@kernel(THREADS)
+def _ema(ema, p, share, n):
+    i, rate = uint32(uint32(cuda.grid(1)) * FOUR), share[0]
+    if uint32(i + FOUR) <= n:
+        e, v = load4(ema, i), load4(p, i)
+        store4(
+            ema, i,
+            (_between(e[0], v[0], rate), _between(e[1], v[1], rate),
+             _between(e[2], v[2], rate), _between(e[3], v[3], rate)),
+        )  # fmt: skip
+    else:
+        while i < n:
+            ema[i] = _between(ema[i], p[i], rate)
+            i = uint32(i + ONE)
+
+
+@op
+def ema_update(ema, p, share):
+    """Exponential moving average of the parameters (Polyak & Juditsky 1992; here with a fixed share).
+
+    ema (n,)     in and out: share * p + (1 - share) * ema, in the form that leaves ema alone where it equals p
+    p (n,)       in
+    share (1,)   in: 1 - decay
+    """
+    yield Launch(_ema, blocks_of(p.size, 4 * THREADS), (ema, p, share, p.size))
 
 
 @kernel(THREADS)

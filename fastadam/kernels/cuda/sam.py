@@ -6,9 +6,9 @@ import numpy as np
 from numba import cuda, float32, uint32
 
 from fastadam.kernels.cuda import exact
+from fastadam.kernels.cuda.gradients import BOTH, sum_pairs
 from fastadam.kernels.cuda.jit import kernel
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
-from fastadam.kernels.cuda.optim import BOTH, sum_pairs
 from fastadam.kernels.cuda.ptx import load4, store4
 from fastadam.kernels.cuda.updates import THREADS
 

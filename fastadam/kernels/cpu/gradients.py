@@ -1,4 +1,4 @@
-"""Other passes over flat arrays beside an update: averages of weights, sums of gradients, norms and clipping."""
+"""Passes over all gradients before an update: sums of micro-batches, norms and clipping."""
 
 import numpy as np
 from numba import float64
@@ -8,24 +8,6 @@ from fastadam.kernels.cpu.lanes import lane_range
 from fastadam.kernels.cpu.parallel import parallel
 from fastadam.kernels.cpu.updates import CHUNK, chunks
 from fastadam.kernels.rules import GRAD_SCALE
-
-
-@leaf
-def _ema_chunk(worker, chunk, ema, p, share):
-    i, j, rate = chunk * CHUNK, (chunk + 1) * CHUNK, share[0]
-    es, ps = ema[i:j], p[i:j]
-    for k in range(ps.size):
-        es[k] += rate * (ps[k] - es[k])
-
-
-def ema_update(ema, p, share):
-    """Exponential moving average of the parameters (Polyak & Juditsky 1992; here with a fixed share).
-
-    ema (n,)     in and out: share * p + (1 - share) * ema, in the form that leaves ema alone where it equals p
-    p (n,)       in
-    share (1,)   in: 1 - decay
-    """
-    parallel(_ema_chunk, chunks(p), ema, p, share)
 
 
 @leaf

@@ -1,4 +1,4 @@
-"""Other passes over flat arrays beside an update: averages of weights, sums of gradients, norms and clipping."""
+"""Passes over all gradients before an update: sums of micro-batches, norms and clipping."""
 
 import math
 
@@ -19,33 +19,6 @@ BOTH = 2 * THREADS
 
 TILE = 16 * THREADS
 """Numbers of a lane that a block sums the squares of."""
-
-
-@kernel(THREADS)
-def _ema(ema, p, share, n):
-    i, rate = uint32(uint32(cuda.grid(1)) * FOUR), share[0]
-    if uint32(i + FOUR) <= n:
-        e, v = load4(ema, i), load4(p, i)
-        store4(
-            ema, i,
-            (e[0] + rate * (v[0] - e[0]), e[1] + rate * (v[1] - e[1]),
-             e[2] + rate * (v[2] - e[2]), e[3] + rate * (v[3] - e[3])),
-        )  # fmt: skip
-    else:
-        while i < n:
-            ema[i] += rate * (p[i] - ema[i])
-            i = uint32(i + ONE)
-
-
-@op
-def ema_update(ema, p, share):
-    """Exponential moving average of the parameters (Polyak & Juditsky 1992; here with a fixed share).
-
-    ema (n,)     in and out: share * p + (1 - share) * ema, in the form that leaves ema alone where it equals p
-    p (n,)       in
-    share (1,)   in: 1 - decay
-    """
-    yield Launch(_ema, blocks_of(p.size, 4 * THREADS), (ema, p, share, p.size))
 
 
 @kernel(THREADS)
