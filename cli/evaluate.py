@@ -48,7 +48,8 @@ def command(checkpoint: Path, plot: Path | None, json: bool, quiet: bool, **valu
     if plot is not None:
         check_plot(plot)
     with make_reporter(quiet) as reporter:
-        result = evaluate_checkpoint(checkpoint, values.pop("data"), say=reporter.message, **values)
+        data = values.pop("data")
+        result = evaluate_checkpoint(checkpoint, data, say=reporter.message, warn=reporter.warning, **values)
         if plot is not None:
             title = f"{result['dataset']}: {100 * result['accuracy']:.2f} % of {result['images']:,} images"
             plot_confusion(plot, result["confusion"], result["classes"], title)

@@ -96,7 +96,8 @@ def value_option(
     """One option with the rules of a setting; a required one has no default, ``several`` takes a list of values."""
     flag = "--" + name.replace("_", "-")
     if setting.kind == "flag":
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=default, show_default=True, help=setting.help)
+        both, told = f"{flag}/--no-{flag[2:]}", setting.default_text or True
+        return click.option(both, name, default=default, show_default=told, help=setting.help)
     return click.option(
         flag,
         name,

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from fastadam.errors import ConfigError
 
 AUGMENTATIONS = ("flip", "crop", "cutout")
-CROP_PIXELS = 4
-CUTOUT_PIXELS = 16
-"""The usual sizes for images of 32 x 32: shifts of up to 4 pixels, holes of 16 x 16."""
+USUAL_SIDE, CROP_PIXELS, CUTOUT_PIXELS = 32, 4, 16
+"""The usual sizes for images of 32 x 32: shifts of up to 4 pixels, holes of 16 x 16; in proportion for others."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,21 @@ class Augment:
     cutout: int = 0
 
     @classmethod
-    def named(cls, names: str | Iterable[str] | None) -> "Augment":
-        """From names such as ``("flip", "crop")``, or "flip,crop"; raises ConfigError for another name."""
-        names = tuple(filter(None, names.split(",")) if isinstance(names, str) else names or ())
+    def named(cls, names: str | Iterable[str] | None, side: int = USUAL_SIDE) -> "Augment":
+        """From names such as ``("flip", "crop")``, or "flip,crop", or "none"; ConfigError for another name.
+
+        side   the short one of the images, in pixels
+        """
+        if isinstance(names, str):
+            names = [] if names.strip() in ("", "none") else [name.strip() for name in names.split(",")]
+        elif not isinstance(names, Iterable | None):
+            raise ConfigError(f"augment must be names, it is {names!r}; use some of {', '.join(AUGMENTATIONS)}")
+        names = tuple(names or ())
         for name in names:
             if name not in AUGMENTATIONS:
                 raise ConfigError(f"no augmentation is called {name!r}; use some of {', '.join(AUGMENTATIONS)}")
         return cls(
             "flip" in names,
-            CROP_PIXELS if "crop" in names else 0,
-            CUTOUT_PIXELS if "cutout" in names else 0,
+            max(1, CROP_PIXELS * side // USUAL_SIDE) if "crop" in names else 0,
+            max(1, CUTOUT_PIXELS * side // USUAL_SIDE) if "cutout" in names else 0,
         )

@@ -6,7 +6,9 @@ import numpy as np
 
 
 def finite(name: str, value: float) -> float:
-    """A number that is neither infinite nor NaN."""
+    """A number that is neither infinite nor NaN; true and false are none."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a number, it is {value!r}")
     if not _is_finite(name, value):
         raise ValueError(f"{name} must be a finite number, it is {value}")
     return float(value)

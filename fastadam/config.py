@@ -44,7 +44,7 @@ OPTIMIZER_SETTINGS = {
     "adamw_bf16": _MOMENTS,
     "lamb": _MOMENTS,
     "lars": ("momentum", "trust_coefficient"),
-    "muon": ("momentum", "adjust_lr_fn", "adamw_lr", "beta1", "beta2"),
+    "muon": ("momentum", "nesterov", "adjust_lr_fn", "adamw_lr", "beta1", "beta2"),
 }
 """What each optimizer takes besides ``lr`` and ``weight_decay``."""
 
@@ -163,7 +163,9 @@ class TrainConfig:
         high_open=True,
         default_text=f"{RECIPE}; 0 if it has none, 0.9 for lars, and 0.95 for muon",
     )
-    nesterov: bool = _setting(False, "flag", "", "Use Nesterov's momentum (sgd; muon always does).")
+    nesterov: bool | None = _setting(
+        None, "flag", "", "Use Nesterov's momentum (sgd, muon).", default_text="off, and on for muon"
+    )
     adjust_lr_fn: str | None = _choice(
         None,
         MUON_RATES,
@@ -323,7 +325,7 @@ class TrainConfig:
         for name in (name for names in OPTIMIZER_SETTINGS.values() for name in names):
             if name not in own and self._asks_for(name):
                 raise ConfigError(f"{name} has no meaning for optimizer {optimizer}, which takes {', '.join(own)}")
-        if self.nesterov and not chosen["momentum"]:
+        if optimizer == "sgd" and self.nesterov and not chosen["momentum"]:
             raise ConfigError("nesterov needs a momentum above 0; give momentum too")
         check_schedule(optimizer, schedule)
         if optimizer == "schedulefree" and self.beta1 == 0:
@@ -413,7 +415,7 @@ def choose_val_size(asked: int | None, train_images: int) -> int:
 
     ConfigError if nothing would be left to train on.
     """
-    if train_images < 2:
+    if train_images < 2 and asked != 0:
         raise ConfigError(f"the data hold {train_images} training images, training and validation need 2 at the least")
     if asked is None:
         asked = DEFAULT_VAL_SIZE if train_images >= 10 * DEFAULT_VAL_SIZE else max(1, train_images // 10)

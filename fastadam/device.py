@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastadam.checks import finite
 from fastadam.errors import DeviceError
 from fastadam.kernels import PRECISIONS
 from fastadam.kernels.lanes import FilterLanes
@@ -123,6 +124,8 @@ def get_device(name: str = "auto", threads: int | None = None, precision: str = 
     ``auto`` is the first NVIDIA GPU if one can be used, else the CPU. Raises DeviceError for a device that is not
     there: nothing that was asked for falls back in silence.
     """
+    if threads is not None:
+        finite("threads", threads)
     kind, _, number = str(name).partition(":")
     if kind == "cuda" and (name == "cuda" or number.isdigit()):
         from fastadam.cuda_device import CudaDevice

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import checkpoint, models
+from fastadam.checks import whole
 from fastadam.data import for_test, load
 from fastadam.device import COMPILING, get_device
 from fastadam.engine import Engine, Feed
@@ -23,6 +24,7 @@ def evaluate_checkpoint(
     precision: str = "float32",
     limit_test: int | None = None,
     say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """What a checkpoint, or the best one of a run folder, makes of the test set of ``data``; ready for JSON.
 
@@ -30,9 +32,11 @@ def evaluate_checkpoint(
      "per_class": [{"class", "images", "precision", "recall", "f1"}, ...], "confusion": [[count, ...], ...]}
 
     Accuracy is a fraction, loss the mean cross-entropy. Row i, column j of the confusion matrix counts the
-    images of class i that were taken for class j. ``say`` hears of what takes its time.
+    images of class i that were taken for class j. ``say`` hears of what takes its time, ``warn`` of classes with
+    other names.
     CheckpointError if the checkpoint and the data do not go together.
     """
+    batch_size = whole("batch_size", batch_size, 1)
     path = checkpoint.locate(path)
     place = get_device(device, threads, precision)
     model = models.load(path)
@@ -46,7 +50,7 @@ def evaluate_checkpoint(
     if model.graph.input_shape != (*images.shape[2:], images.shape[1]):
         raise CheckpointError(f"{path} takes images of {model.graph.input_shape}, not those of {dataset.source}")
     if model.classes != dataset.classes:
-        say(f"the classes of {dataset.source} are not called as those of {path}: is it the data it was trained on?")
+        warn(f"the classes of {dataset.source} are not called as those of {path}: is it the data it was trained on?")
     index = for_test(labels, limit_test)
     engine = Engine(model.graph, place, {"PARAM": model.parameters, "STATE": model.state}, model.mean, model.std)
     feed, loss, taken_for = Feed(images, labels), 0.0, np.empty(len(index), np.int64)

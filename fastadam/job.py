@@ -85,6 +85,7 @@ class Job:
         epoch = math.ceil(len(self.train) / (config.batch_size * config.accumulate))
         steps = config.steps or (config.epochs or 0) * epoch
         check_average(config.swa, config.lookahead, steps, math.ceil(steps / epoch))
+        self.notes += _without_effect(config, steps / epoch)
         self.feed = Feed(data.train_images, data.train_labels)
         high, wide = data.train_images.shape[2:]
         self._shape = (high, wide, data.train_images.shape[1])
@@ -95,7 +96,13 @@ class Job:
         graph = models.graph_of(config.model, len(self.data.classes), self._shape, config.dropout or 0.0)
         optimizer, lanes = _optimizer(config), self.device.filter_lanes
         given = {name: getattr(config, name) for name in _OF_PLANS}
-        settings = training_settings(optimizer.rule, **given, decay=DECAY, constants=optimizer.constants)
+        settings = training_settings(
+            optimizer.rule,
+            **given,
+            decay=DECAY,
+            constants=optimizer.constants,
+            side=min(self._shape[:2]),
+        )
         plans = [
             make_plan(graph, "train", size, self.feed, filter_lanes=lanes, **plan_settings(settings, part))
             for part, size in _parts(len(self.train), batch, config.accumulate, config.sam)
@@ -166,6 +173,8 @@ class Job:
         if models.is_file(self.config.model):  # what is in the file, wherever it lies
             spec = models.spec_of(self.config.model, len(self.data.classes), self._shape, self.config.dropout or 0.0)
             settings["model"] = {"name": spec["name"], "net": spec["net"]}
+        if settings["optimizer"] == "muon":  # runs of before there was a choice told False, and had it
+            settings["nesterov"] = str(settings["nesterov"])
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return {"crc32": crc, "settings": digest}
 
@@ -186,6 +195,17 @@ def _division(plan: Plan) -> list[str]:
         f"muon updates {len(plan.matrices)} matrices of hidden layers ({numbers:,} parameters); adamw the first layer, "
         f"the last, biases and norms ({sum(map(math.prod, trained.values())) - numbers:,})"
     ]
+
+
+def _without_effect(config: TrainConfig, epochs: float) -> list[str]:
+    """Of the schedule, what a run of so many epochs ends before."""
+    notes = []
+    if config.warmup and config.warmup >= epochs:
+        notes.append(f"the warmup takes {config.warmup:g} epochs and the run {epochs:g}: it ends below the full rate")
+    late = [m for m in config.milestones or () if m >= 1 and m >= epochs]
+    if late and config.schedule == "step":
+        notes.append(f"the run ends before these milestones: {', '.join(f'{m:g}' for m in late)}")
+    return notes
 
 
 def _parts(count: int, batch: int, accumulate: int, sam: float | None) -> list[tuple[str | None, int]]:

@@ -27,6 +27,7 @@ def build(
     ConfigError for a name that is not known or a file that does not describe a network for such images; ValueError or
     TypeError for sizes that are no whole numbers.
     """
+    seed = whole("seed", seed, -(2**63), 2**63 - 1)
     spec = spec_of(name, classes, shape, dropout)
     model = Model(graph_of_spec(spec, str(name)), spec)
     model.initialize(seed)
@@ -75,7 +76,9 @@ def graph_of_spec(spec: Mapping[str, Any], source: str) -> Graph:
 
 
 def is_file(name: str | Path) -> bool:
-    """Whether ``name`` stands for a TOML file, not for a model with a name."""
+    """Whether ``name`` stands for a TOML file, not for a model with a name. TypeError if it is neither."""
+    if not isinstance(name, str | Path):
+        raise TypeError(f"a model must be a name or the path of a file, it is {name!r}")
     return isinstance(name, Path) or name.endswith(NET_ENDING)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import checkpoint, models
+from fastadam.checks import whole
 from fastadam.data.cifar import as_records
 from fastadam.data.dataset import IMAGE_SHAPE
 from fastadam.data.formats import CIFAR10, CIFAR100, FORMATS, Format
@@ -36,6 +37,9 @@ def predict_files(
     A picture from a ``.bin`` file also has its "record", counted from 0, and the "label" that stands there.
     DataError, one line, for a file that cannot be read.
     """
+    top = whole("top", top, 1)
+    if not files:
+        raise DataError("there are no files to look at; name one at the least")
     path = checkpoint.locate(path)
     place = get_device(device, threads)
     model = models.load(path).to(device, threads)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fastadam.arena import Arena
-from fastadam.augment import Augment
+from fastadam.augment import USUAL_SIDE, Augment
 from fastadam.averages import Average, Ema, Extrapolated, Lookahead, Swa
-from fastadam.checks import finite, whole
+from fastadam.checks import finite, positive, whole
 from fastadam.config import choose_val_size
 from fastadam.data import Dataset, channel_statistics, split
 from fastadam.device import get_device
@@ -36,7 +36,8 @@ class Trainer:
                       ``step`` divides the batch it is given into as many
     schedule, warmup  course of the rate over ``fit`` (see ``fastadam.schedule``), warmup in epochs
     milestones, gamma of the schedule "step": fractions of the run below 1, else epochs; factor of the rate
-    augment           of uint8 images: some of "flip", "crop", "cutout", or one text such as "flip,crop"
+    augment           of uint8 images: some of "flip", "crop", "cutout", or one text such as "flip,crop"; of an
+                      image's short side, shifts are up to an eighth, holes a half wide and high
     centralize        the gradient of each output's weights is freed of its mean (Yong et al. 2020); before clipping
     clip_agc          adaptive gradient clipping (Brock et al. 2021): the gradient of what makes one output, and of
                       each vector, is scaled to this share of the norm of its parameters where it is longer; not in
@@ -44,7 +45,8 @@ class Trainer:
     clip_norm         gradients are scaled to this global norm where theirs is greater, after the two above
     decay             what weight decay is for: "weights" of convolutions and linear layers, or "all" parameters,
                       biases and norms too, as PyTorch has it
-    ema               decay of an average of the weights, such as 0.999; ``fit`` validates the average
+    ema               decay of an average of the weights, such as 0.999; ``fit`` and ``evaluate`` validate the average,
+                      ``averaged_state_dict`` gives it, and the model has the weights that are trained
     swa               the epoch of ``fit`` from which on the weights at the ends of epochs are averaged (Izmailov et al.
                       2018) and the average is validated
     lookahead         so many steps after each other start from slow weights, which then go half the way to where the
@@ -93,7 +95,7 @@ class Trainer:
         self.optimizer = _optimizer(optimizer, lr, seed)
         self.group = ParamGroup(self.optimizer, {}, {})  # its settings as they are, and the course's own
         self.schedule, self.warmup = Schedule(schedule, self.optimizer.lr, 1).kind, warmup
-        self.milestones, self.gamma = tuple(milestones), gamma
+        self.milestones, self.gamma = _numbers("milestones", milestones), gamma
         milestone_steps(self.milestones, 1, 1)
         if warmup is not None and finite("warmup", warmup) < 0:
             raise ValueError(f"warmup must not be negative, it is {warmup}")
@@ -104,12 +106,18 @@ class Trainer:
         if not 0 <= finite("label_smoothing", label_smoothing) < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, it is {label_smoothing}")
         check_schedule(self.optimizer.name, schedule)
-        for name, limit in (("clip_agc", clip_agc), ("clip_norm", clip_norm)):
-            if limit is not None and not finite(name, limit) > 0:
-                raise ValueError(f"{name} must be above 0, it is {limit}")
+        if schedule != "step" and (self.milestones, gamma) != (tuple(MILESTONES), GAMMA):
+            raise ValueError(f"milestones and gamma have no meaning for schedule {schedule}; they are those of step")
+        for name, limit in (("clip_agc", clip_agc), ("clip_norm", clip_norm), ("sam", sam)):
+            if limit is not None:
+                positive(name, limit)
+        if ema is not None:
+            finite("ema", ema)
+        if not isinstance(centralize, (bool, np.bool_)):
+            raise TypeError(f"centralize must be true or false, it is {centralize!r}")
         self.settings = training_settings(
             self.optimizer.rule, augment, label_smoothing, clip_norm, decay, ema, centralize, clip_agc,
-            self.optimizer.constants, swa=swa, lookahead=lookahead, sam=sam,
+            self.optimizer.constants, swa=swa, lookahead=lookahead, sam=sam, side=min(model.graph.input_shape[:2]),
         )  # fmt: skip
         self.device = get_device(device, threads, precision)
         dtype = rules.MOMENT_DTYPES.get(self.optimizer.rule, "float32")
@@ -277,28 +285,41 @@ class Trainer:
         steps: int | None = None,
         val_size: int | None = None,
     ) -> Iterator[EpochRecord]:
-        """Train, one record an epoch.
+        """Train, one record an epoch: as they are asked for, so that nothing is trained until the first one is.
 
-        data       a data set, or (images uint8 (N, C, H, W), labels); the model's normalisation is taken from it
+        data       a data set, or (images uint8 (N, C, H, W), labels); the model's normalisation is taken from it, and
+                   from a data set the names of its classes
         steps      train so many steps instead of ``epochs``; the last epoch may be partial
         val_size   images set apart for validation, stratified by class; as ``fastadam train`` does if None
         A second call goes on: the moments and their step count are kept, the schedule begins again.
         Raises DivergedError when a loss is not finite.
         """
+        names = data.classes if isinstance(data, Dataset) else None
         if isinstance(data, Dataset):
-            images, labels = data.train_images, data.train_labels
-        elif not isinstance(data, (tuple, list)) or len(data) != 2:
+            data = data.train_images, data.train_labels
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
             raise TypeError(f"data must be a data set or a pair (images, labels), it is {_kind(data)}")
-        else:
-            images = check_images(data[0], self.model.graph)
-            labels = check_labels(data[1], len(images), self.model.graph)
+        images = check_images(data[0], self.model.graph)
+        labels = check_labels(data[1], len(images), self.model.graph)
         if images.dtype != np.uint8:
             raise ValueError("fit trains on uint8 images; pass normalised float32 batches to step")
+        if steps is None:
+            epochs = whole("epochs", epochs, 1)
+        else:
+            steps = whole("steps", steps, 1)
         if val_size is not None:
             val_size = whole("val_size", val_size)
         train, val = split(labels, choose_val_size(val_size, len(images)), self.seed)
-        fit = Fit(self, Feed(images, labels), train, val, None if steps is not None else epochs, steps)
-        self.model.set_normalization(*channel_statistics(images, train))
+        return self._epochs(Feed(images, labels), train, val, None if steps is not None else epochs, steps, names)
+
+    def _epochs(
+        self, feed: Feed, train: np.ndarray, val: np.ndarray, epochs: int | None, steps: int | None,
+        names: tuple[str, ...] | None,
+    ) -> Iterator[EpochRecord]:  # fmt: skip
+        fit = Fit(self, feed, train, val, epochs, steps)
+        self.model.set_normalization(*channel_statistics(feed.images, train))
+        if names is not None and len(names) == self.model.graph.classes:
+            self.model.classes = names
         while not fit.done:
             while not fit.epoch_done:
                 fit.step()
@@ -308,6 +329,12 @@ class Trainer:
 def _kind(value: Any) -> str:
     """What to call something that is of the wrong type."""
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
+
+
+def _numbers(name: str, values: Iterable[float]) -> tuple[float, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be numbers, it is {values!r}")
+    return tuple(finite(f"each of {name}", value) for value in values)
 
 
 def parts_of(count: int, sam: float | None = None) -> list[str | None]:
@@ -321,11 +348,11 @@ def training_settings(
     optimizer: str, augment: Sequence[str], label_smoothing: float, clip_norm: float | None, decay: str,
     ema: float | None, centralize: bool = False, clip_agc: float | None = None,
     constants: tuple[tuple[str, Any], ...] = (), swa: int | None = None, lookahead: int | None = None,
-    sam: float | None = None,
+    sam: float | None = None, side: int = USUAL_SIDE,
 ) -> dict[str, Any]:  # fmt: skip
-    """Settings of the training plans of a ``Trainer`` that is made with these."""
+    """Settings of the training plans of a ``Trainer`` that is made with these; ``side``: the short one of images."""
     return {
-        "augment": Augment.named(augment),
+        "augment": Augment.named(augment, side),
         "smoothing": label_smoothing,
         "update": optimizer,
         "centralize": bool(centralize),

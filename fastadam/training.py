@@ -100,12 +100,16 @@ def _resume(folder: RunFolder, epochs: int | None, reporter: Reporter) -> dict[s
 
 @dataclass
 class _Best:
-    """The best epoch so far by validation accuracy, and how many epochs there were since."""
+    """The best epoch so far by validation accuracy, and how many epochs there were since.
+
+    averaged   whether it was an average of the weights; others do not compete with one
+    """
 
     epoch: int = 0
     step: int = 0
     val_accuracy: float = -1.0
     stale: int = 0
+    averaged: bool = False
 
 
 class _Run:
@@ -139,7 +143,7 @@ class _Run:
 
     def save_best(self) -> None:
         """The best checkpoint: the weights that were validated last, averaged ones if there are such."""
-        average = self.trainer.average if self.trainer.average and self.trainer.average.ready else None
+        average = self.trainer.average if self._averaged else None
         metadata = {
             **self.model.metadata(),
             "step": self.best.step,
@@ -179,7 +183,7 @@ class _Run:
                 )
             self.model.load_state_dict({name: content.tensors[name] for name in self.model.state_dict()})
             self.fit.restore(content.tensors, metadata)
-            self.best = _Best(**metadata["best"])
+            self.best = _Best(**{"averaged": self._averaged, **metadata["best"]})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{last} does not belong to the run in {self.folder.path} ({checkpoint.reason(error)}); "
@@ -198,11 +202,16 @@ class _Run:
         """All epochs are done, or a reason to stop early holds."""
         if self.fit.done or self.fit.cursor.batch > 0 or self.best.epoch == 0:
             return self.fit.done
+        if self.trainer.average and not self._averaged:
+            return False  # a run that averages does not end before it has
         patience, target = self.config.patience, self.config.target_accuracy
-        average = self.trainer.average
-        ready = average is None or average.ready  # a run that averages does not end before it has
-        weary = ready and patience is not None and self.best.stale >= patience
+        weary = patience is not None and self.best.stale >= patience
         return weary or (target is not None and self.best.val_accuracy >= target)
+
+    @property
+    def _averaged(self) -> bool:
+        """Whether an average is what is validated now."""
+        return self.trainer.average is not None and self.trainer.average.ready
 
     def train(self) -> dict[str, Any]:
         """Train to the end, test the best weights once, and write the summary."""
@@ -248,9 +257,9 @@ class _Run:
             if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                 self.save()
         record = fit.end_epoch(between=self._stop_if_asked)
-        better = record.val_accuracy > self.best.val_accuracy
+        better = (self._averaged, record.val_accuracy) > (self.best.averaged, self.best.val_accuracy)
         if better:
-            self.best = _Best(record.epoch, record.step, record.val_accuracy)
+            self.best = _Best(record.epoch, record.step, record.val_accuracy, averaged=self._averaged)
         else:
             self.best.stale += 1
         line = {"event": "epoch", **dataclasses.asdict(record)}

@@ -16,8 +16,9 @@ EXTRAS = ("optimizer/", *(f"{kind.name}/" for kind in KINDS))
 def load_weights(model: Model, path: str | Path) -> list[str]:
     """Give ``model`` the parameters and running statistics in a checkpoint, or in the best one of a run folder.
 
-    A last linear layer for another number of classes keeps the model's own fresh parameters: one line of the
-    result says so. Moments and averages are left where they are, and so is the normalisation of images.
+    A last linear layer for another number of classes keeps the model's own fresh parameters: one line of the result
+    says so, as it does of as many classes with other names. Moments and averages are left where they are, and so is
+    the normalisation of images.
     CheckpointError, naming the tensor, for anything else that is missing, unknown or of another shape.
     """
     path = checkpoint.locate(path)
@@ -41,7 +42,10 @@ def load_weights(model: Model, path: str | Path) -> list[str]:
     own = model.state_dict()
     model.load_state_dict({name: own[name] if name in fresh else found[name] for name in expected})
     if not fresh:
-        return []
+        names = content.metadata.get("classes", list(model.classes))
+        if [*names] == [*model.classes]:
+            return []
+        return [f"the classes of {path} have other names than those of this training; its last layer is kept"]
     layer, classes = model.graph.output, next(iter(fresh.values()))
     return [f"{path} is for {classes} classes, this training for {model.graph.classes}: {layer} is drawn anew"]
 

@@ -21,6 +21,7 @@ from fastadam.budget import COPIES, MemoryPlan
 from fastadam.config import TrainConfig
 from fastadam.device import get_device
 from fastadam.errors import OutOfMemoryError
+from fastadam.job import Job
 from fastadam.plan import Plan
 from fastadam.trainer import Trainer
 from fastadam.units import human_bytes
@@ -269,3 +270,16 @@ def test_a_checkpoint_lies_in_memory_as_often_as_is_counted(tmp_path):
     arguments = [sys.executable, "-c", SAVE, str(tmp_path / "x.safetensors")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert float(done.stdout) < COPIES + 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({"warmup": 10}, "the warmup takes 10 epochs and the run 2: it ends below the full rate"),
+        ({"warmup": 1, "schedule": "step", "milestones": [0.5, 2, 5]}, "the run ends before these milestones: 2, 5"),
+        ({"warmup": 1, "schedule": "step", "milestones": [0.5, 1]}, None),
+    ],
+)
+def test_what_a_run_is_too_short_for_is_told(folder, settings, note):
+    job = Job(TrainConfig(data=folder, model="mlp", epochs=2, batch_size=16, val_size=16, **settings))
+    assert [one for one in job.notes if "run" in one] == ([note] if note else [])

@@ -231,7 +231,7 @@ PYTHON_ONLY = (
 )  # fmt: skip
 """What optimisers take that the command line has no option for."""
 
-PYTHON_ONLY_OF = {"muon": ("nesterov", "ns_coefficients", "eps", "ns_steps", "adamw_eps")}
+PYTHON_ONLY_OF = {"muon": ("ns_coefficients", "eps", "ns_steps", "adamw_eps")}
 """The same of one that shares the name with others."""
 
 

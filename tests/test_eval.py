@@ -107,8 +107,15 @@ def test_classes_of_other_names_are_told(made, tmp_path):
     models.build("mlp").save(tmp_path / "other.safetensors")
     result = run(tmp_path / "other.safetensors", "--data", folder)
     assert result.exit_code == 0
+    assert "Warning: the classes of" in result.stderr
     assert "not called as those" in result.stderr
     assert "not called" not in run(made[0], "--data", folder).stderr
+
+
+def test_a_batch_has_images(made):
+    for size in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more"):
+            evaluate_checkpoint(*made[:2], batch_size=size)
 
 
 def test_a_diverged_checkpoint_is_refused(made, tmp_path):

@@ -86,6 +86,18 @@ def test_fresh_parameters_have_the_spread_that_is_promised():
                 assert w.std() == pytest.approx(bound / math.sqrt(3), rel=5 / math.sqrt(w.size)), key  # uniform
 
 
+@pytest.mark.parametrize("seed", [1.5, True, 2**64, "x", None])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises((ValueError, TypeError), match="seed must be a"):
+        models.build("mlp", seed=seed)
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_model_has_a_name_or_a_file(name):
+    with pytest.raises(TypeError, match="a model must be a name or the path of a file"):
+        models.build(name)
+
+
 def test_fresh_parameters_are_a_function_of_the_seed():
     first, again, other = (models.build("resnet20", seed=seed).state_dict() for seed in (1, 1, 2))
     for key, w in first.items():

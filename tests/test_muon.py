@@ -7,8 +7,10 @@ from graphs import chain
 from small import course, small_data, small_model
 
 from fastadam import models, optim
+from fastadam.config import TrainConfig
 from fastadam.device import get_device
 from fastadam.errors import ConfigError
+from fastadam.job import Job
 from fastadam.kernels import cpu, rules
 from fastadam.matrices import hidden_matrices
 from fastadam.oracles import ORACLES
@@ -269,3 +271,10 @@ def test_a_gradient_that_does_not_fit_changes_nothing(rng):
         optimizer.step({"w": p["w"], "b": np.zeros(4, np.float32)})
     assert optimizer.t == 0
     assert all((p[name] == a).all() for name, a in before.items())
+
+
+@pytest.mark.parametrize(("given", "want"), [({}, True), ({"nesterov": False}, False), ({"nesterov": True}, True)])
+def test_nesterovs_momentum_is_a_choice(given, want, tmp_path):
+    config = TrainConfig(optimizer="muon", data="synthetic", model="mlp", steps=1, limit_train=200, **given)
+    job = Job(config)
+    assert job.fit().trainer.optimizer.nesterov == job.config.nesterov == want

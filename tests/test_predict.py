@@ -12,6 +12,7 @@ from fastadam_cli.main import main
 import fastadam
 from fastadam import models
 from fastadam.data.names import CIFAR10_CLASSES
+from fastadam.errors import DataError
 from fastadam.predict import predict_files
 
 
@@ -86,6 +87,13 @@ def test_pictures_of_every_kind_in_their_order(model, images, tmp_path):
     paths = [save_picture(tmp_path / name, large, quality=95) for name in ("large.jpg", "large.png")]
     jpeg, png = (row["probability"] for row in predict_files(model, paths)["predictions"])
     assert jpeg == pytest.approx(png, abs=0.05)
+
+
+def test_nothing_is_asked_for(model, images):
+    with pytest.raises(ValueError, match="top must be a whole number of 1 or more"):
+        predict_files(model, ["x.png"], top=0)
+    with pytest.raises(DataError, match="no files to look at"):
+        predict_files(model, [])
 
 
 def test_threads_do_not_change_the_bits(model, images, tmp_path):

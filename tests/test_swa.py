@@ -1,5 +1,6 @@
 """Stochastic weight averaging: which weights are in the mean, what is validated, and that a stop leaves no trace."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -123,7 +124,7 @@ def assert_same_run(run, other):
 def test_a_run_keeps_the_average_and_a_stop_anywhere_leaves_no_trace(config, tmp_path, monkeypatch):
     run_training(config, out=tmp_path / "run")
     best, last = (checkpoint.load(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "last"))
-    assert best.metadata["weights"] == ("swa" if best.metadata["epoch"] > 1 else "raw")
+    assert best.metadata["weights"] == "swa"
     assert last.metadata["averaged_epochs"] == 2
     assert not np.array_equal(last.tensors["swa/fc.weight"], last.tensors["fc.weight"])
     if best.metadata["epoch"] == 3:
@@ -154,12 +155,31 @@ def test_more_epochs_go_on_with_the_average(config, tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "longer")
 
 
+def test_raw_weights_do_not_compete_with_the_average(config, tmp_path, monkeypatch):
+    """Nor do they end a run; in a run that was stopped as in one that was not."""
+    real = Fit.end_epoch
+
+    def worse_and_worse(self, between):
+        record = real(self, between)
+        return dataclasses.replace(record, val_accuracy=0.9 - record.epoch / 10)
+
+    monkeypatch.setattr(Fit, "end_epoch", worse_and_worse)
+    config = dataclasses.replace(config, epochs=4, swa=3, target_accuracy=0.75)
+    summary = run_training(config, out=tmp_path / "run")
+    best = checkpoint.load(tmp_path / "run" / "best.safetensors").metadata
+    assert (best["weights"], best["epoch"], summary["val_accuracy"]) == ("swa", 3, 0.9 - 0.3)
+    assert summary["epochs"] == 4
+    run_training(dataclasses.replace(config, epochs=3), out=tmp_path / "cut")
+    run_training(TrainConfig(epochs=4), resume=tmp_path / "cut")
+    assert_same_run(tmp_path / "cut", tmp_path / "run")
+
+
 def test_patience_waits_for_the_average(config, tmp_path):
-    """Nothing is learnt: without an average this run would end after its second epoch."""
-    settings = {"model": "mlp", "swa": 3, "patience": 1, "lr": 1e-12, "epochs": 4}
+    """Nothing is learnt: without an average this run would end after its second epoch, with it one after the first."""
+    settings = {"model": "mlp", "swa": 3, "patience": 1, "lr": 1e-12, "epochs": 5}
     run_training(TrainConfig.from_dict(config.to_dict() | settings), out=tmp_path / "run")
     last = checkpoint.load(tmp_path / "run" / "last.safetensors")
-    assert (last.metadata["cursor"]["epoch"], last.metadata["averaged_epochs"]) == (3, 1)
+    assert (last.metadata["cursor"]["epoch"], last.metadata["averaged_epochs"]) == (4, 2)
 
 
 @pytest.mark.parametrize(

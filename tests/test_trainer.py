@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from small import norm_model, small_data, small_model
 
-from fastadam import models, optim
+from fastadam import data, models, optim
+from fastadam.augment import Augment
 from fastadam.engine import Feed
 from fastadam.errors import ConfigError, DeviceError, DivergedError
 from fastadam.fit import Fit
@@ -262,6 +263,54 @@ def test_changes_that_make_no_sense_are_refused(name, setting, value, words):
     assert (model.parameters.flat == before).all()
 
 
+@pytest.mark.parametrize("optimizer", [optim.SGD(weight_decay=1e60), optim.AdamW(lr=1e30, weight_decay=1e20)], ids=str)
+def test_settings_that_float32_cannot_hold_are_refused(optimizer):
+    trainer = Trainer(small_model(), optimizer)
+    with pytest.raises(ValueError, match=r"decay of step 1 is .* more than float32 can hold"):
+        trainer.step(*small_data(12))
+
+
+@pytest.mark.parametrize(("side", "crop", "cutout"), [(32, 4, 16), (64, 8, 32), (8, 1, 4), (4, 1, 2)])
+def test_augmentations_are_in_proportion(side, crop, cutout):
+    assert Augment.named("flip, crop,cutout", side) == Augment(True, crop, cutout)
+    assert Augment.named("none", side) == Augment.named((), side) == Augment.named(None, side) == Augment()
+
+
+def test_holes_leave_something_of_a_small_image():
+    images, labels = small_data(64)
+    losses = [Trainer(small_model(), augment="cutout").step(x, labels) for x in (images, np.zeros_like(images))]
+    assert losses[0] != losses[1]
+
+
+def test_fit_refuses_as_it_is_called():
+    """Not only when the first record is asked for."""
+    trainer, (images, labels) = Trainer(small_model()), small_data(40)
+    with pytest.raises(TypeError, match=r"a data set or a pair \(images, labels\), it is ndarray"):
+        trainer.fit(images, labels)
+    with pytest.raises(ValueError, match="labels must lie in 0 "):
+        trainer.fit((images, labels + 1))
+    for lengths in ({"epochs": labels}, {"epochs": 0}, {"steps": 1.5}):
+        with pytest.raises((ValueError, TypeError), match="must be a"):
+            trainer.fit((images, labels), **lengths)
+
+
+def test_a_data_set_is_checked_as_arrays_are_and_names_the_classes():
+    made = data.synthetic.generate(train=40, test=4)
+    with pytest.raises(ValueError, match="they reach 0 "):
+        Trainer(models.build("mlp", classes=5)).fit(made)
+    with pytest.raises(ValueError, match="64"):
+        Trainer(models.build("mlp", shape=(64, 64, 3))).fit(made)
+    model = models.build("mlp")
+    next(Trainer(model, batch_size=8).fit(made, steps=1))
+    assert model.classes == made.classes
+
+
+def test_one_image_may_be_trained_on():
+    images, labels = small_data(1)
+    (record,) = Trainer(small_model(), batch_size=1).fit((images, labels), epochs=1, val_size=0)
+    assert record.step == 1
+
+
 def test_fitting_twice_goes_on():
     """The second course keeps the moments and their step count, and draws new numbers."""
     data, model = small_data(48), small_model()
@@ -398,8 +447,19 @@ def test_biases_and_norms_do_not_decay():
         ({"label_smoothing": None}, "label_smoothing must be a number"),
         ({"clip_norm": -1.0}, "clip_norm must be above 0"),
         ({"clip_agc": "a"}, "clip_agc must be a number"),
-        ({"milestones": [np.inf]}, "milestones must be above 0"),
+        ({"milestones": [np.inf]}, "each of milestones must be a finite number"),
+        ({"milestones": "0.5"}, "milestones must be numbers, it is '0.5'"),
+        ({"milestones": 3}, "milestones must be numbers, it is 3"),
+        ({"milestones": [0.9]}, "milestones and gamma have no meaning for schedule constant"),
+        ({"gamma": 0.5, "schedule": "cosine"}, "milestones and gamma have no meaning for schedule cosine"),
+        ({"clip_norm": 1e-60}, "clip_norm must be above 0 and finite, in float32 too"),
+        ({"sam": 1e60}, "sam must be above 0 and finite, in float32 too"),
+        ({"sam": True}, "sam must be a number, it is True"),
+        ({"ema": "a"}, "ema must be a number"),
+        ({"centralize": "no"}, "centralize must be true or false, it is 'no'"),
+        ({"augment": 5}, "augment must be names, it is 5"),
         ({"threads": 1.5}, "use a whole number of 1 or more"),
+        ({"threads": "1"}, "threads must be a number, it is '1'"),
         ({"device": None}, "no device is called None"),
     ],
 )

@@ -29,6 +29,14 @@ def test_a_last_layer_for_other_classes_is_drawn_anew(tmp_path):
         assert np.array_equal(value, source[name]), name
 
 
+def test_as_many_classes_with_other_names_are_told(tmp_path):
+    other = norm_model()
+    other.classes = ("a", "b", "c", "d")
+    other.save(tmp_path / "other.safetensors")
+    (note,) = load_weights(norm_model(), tmp_path / "other.safetensors")
+    assert "have other names than those of this training; its last layer is kept" in note
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

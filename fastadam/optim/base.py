@@ -12,6 +12,7 @@ from fastadam.kernels import rules
 from fastadam.optim import state
 from fastadam.optim.groups import ParamGroup, Params, groups_of, listed
 from fastadam.optim.own_loop import OwnLoop
+from fastadam.setting import FLOAT32_MOST
 
 
 class Optimizer(ABC):
@@ -107,7 +108,13 @@ class Optimizer(ABC):
 
     def hyper(self, t: int, lr: float | None = None) -> np.ndarray:
         """``all_numbers`` in float32, as the kernels take them."""
-        return np.array(self.all_numbers(t, lr), np.float32)
+        numbers = self.all_numbers(t, lr)
+        with np.errstate(over="ignore"):
+            narrow = np.array(numbers, np.float32)
+        if not np.isfinite(narrow).all():
+            name, value = next(pair for pair in numbers._asdict().items() if not abs(pair[1]) <= FLOAT32_MOST)
+            raise ValueError(f"{name} of step {t} is {value}, more than float32 can hold; choose smaller settings")
+        return narrow
 
     def decay_rows(self, t: int, lr: float | None = None) -> np.ndarray:
         """``hyper`` for parameters that decay, and for those that do not: (2, fields) float32."""

@@ -8,7 +8,8 @@ from fastadam.optim.groups import Params
 class SGD(Optimizer):
     """SGD with momentum (Sutskever et al. 2013), optionally Nesterov's; weight decay is L2.
 
-    The momentum buffer begins as the first gradient, whatever the dampening.
+    The momentum buffer begins as the first gradient, whatever the dampening. Without momentum it is the last one, which
+    a momentum that is set later begins with; PyTorch's begins with the gradient after.
     """
 
     name = "sgd"
