@@ -24,10 +24,10 @@ def command(device: str, precision: str, json: bool, quiet: bool) -> None:
     """Prove on this machine that kernels and optimisers are right.
 
     Every op is held against a float64 reference, whose gradients are held against finite differences; every
-    optimiser against its paper, and against PyTorch's where that is installed; whole training steps against
-    an interpreter in float64. One thread and two must give the same bits. An error is shown as a multiple of
-    what is tolerated: up to 1 is right. Exit 1 if anything is wrong. Takes a quarter of a minute, more on the first
-    start. --precision has the ops on tensor cores checked, by the digits these have.
+    optimiser against its paper, and adam, adamw, sgd, adamax, nadam and radam against PyTorch's where that is
+    installed; whole training steps against an interpreter in float64. One thread and two must give the same bits.
+    An error is shown as a multiple of what is tolerated: up to 1 is right. Exit 1 if anything is wrong. Takes some
+    ten seconds, a minute on the first start. --precision has the ops on tensor cores checked, by the digits these have.
 
     \b
     Examples:

@@ -101,9 +101,9 @@ def _block(chain: _Chain, name: str, convs: Sequence[tuple[int, int, int]], chan
 def resnet(
     classes: int = 10, shape: Shape = CIFAR_SHAPE, dropout: float = 0.0, *, depth: int = 20, width: int = 16
 ) -> Graph:
-    """He et al. 2016, section 4.2, for small images: 3x3 stem, three stages of (depth - 2) / 6 blocks of two 3x3
-    convolutions, widths ``width``, twice and four times that, global average pool, ``fc``. The second and third
-    stage begin with stride 2.
+    """He et al. 2016, section 4.2, with their option B, for small images: 3x3 stem, three stages of (depth - 2) / 6
+    blocks of two 3x3 convolutions, widths ``width``, twice and four times that, global average pool, ``fc``. The second
+    and third stage begin with stride 2.
     """
     chain = _Chain(shape).conv("conv1", width).add("bn", "bn1").add("relu", "relu")
     for stage in range(3):

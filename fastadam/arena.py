@@ -127,8 +127,8 @@ class Arena:
     """``shapes`` {name: shape} in one zeroed flat array.
 
     Attributes: ``flat`` (elements,), float32 unless ``dtype`` says otherwise; ``views`` {name: array};
-    ``segments``, the table of (start, end, name); ``dtype``. The gaps between segments are zero and stay zero:
-    zero is a fixed point of every update rule, and adds nothing to a norm.
+    ``segments``, the table of (start, end, name); ``dtype``. The gaps between segments are zero, and those of
+    parameters and gradients stay zero and add nothing to a norm; a moment's may come to hold its rule's eps.
 
     Both are arrays of the host. ``on`` is the same on a device: the numbers move there, and come back when
     ``flat`` or ``views`` is asked for. So whatever was kept of these before may be out of date.

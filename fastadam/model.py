@@ -135,7 +135,7 @@ class Model:
     # Use ------------------------------------------------------------------------------------------------
 
     def to(self, device: str = "auto", threads: int | None = None) -> "Model":
-        """Predict on this device and with so many CPU threads from now on; returns the model itself.
+        """Predict and take gradients on this device and with so many CPU threads from now on; returns the model itself.
 
         A ``Trainer`` has a device of its own.
         """

@@ -26,8 +26,8 @@ WITH_SCHEDULE = ("warmup",)
 
 GENERAL = Recipe(
     {
-        "epochs": 10, "optimizer": "adamw", "schedule": "cosine", "augment": (), "label_smoothing": 0.0,
-        "dropout": 0.0,
+        "epochs": 10, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "cosine", "augment": (),
+        "label_smoothing": 0.0, "dropout": 0.0,
     },
     "AdamW as PyTorch has it (rate 0.001, decay 0.01), a cosine to zero: a start for any net",
 )  # fmt: skip

@@ -53,7 +53,8 @@ class Trainer:
                       steps have led (Zhang et al. 2019); ``fit`` validates these
     sam               sharpness-aware minimization (Foret et al. 2021): each step is by the gradient taken at this
                       distance uphill, 0.05 say, on the same batch as the first; twice the work
-    seed              of shuffling and augmentation: equal seeds give equal bits, for any ``threads``
+    seed              of shuffling, augmentation, dropout, validation images and random rounding: equal seeds give equal
+                      bits, for any ``threads``
     device, threads   where to compute: "auto", "cpu", "cuda", "cuda:1"; CPU threads default to all cores
     precision         of a GPU's matrix products: "float32", "tf32" or "bf16"
 
@@ -292,7 +293,7 @@ class Trainer:
         steps      train so many steps instead of ``epochs``; the last epoch may be partial
         val_size   images set apart for validation, stratified by class; as ``fastadam train`` does if None
         A second call goes on: the moments and their step count are kept, the schedule begins again.
-        Raises DivergedError when a loss is not finite.
+        Raises DivergedError when a loss, a parameter, a running statistic or a moment is not finite.
         """
         names = data.classes if isinstance(data, Dataset) else None
         if isinstance(data, Dataset):

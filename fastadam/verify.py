@@ -6,7 +6,8 @@ op          every op on every case of ``fastadam.cases``: against the float64 re
             and two threads, on a GPU twice and beside the CPU's; nothing written outside its outs. Products of
             rounded operands, on tensor cores, are held to the digits of these
 gradient    the backward ops of that reference against finite differences of its forward ops
-optimizer   twenty steps against the papers' formulas in float64, and against PyTorch's where that is installed
+optimizer   twenty steps against the papers' formulas in float64, and those of TORCH_CLASSES against PyTorch's where
+            that is installed
 step        whole training steps of a small network with every layer, against ``fastadam.interpret`` in float64
 """
 

@@ -59,4 +59,6 @@ def test_a_second_process_compiles_nothing(net, tmp_path):
     assert first["misses"] > 5
     assert second["hits"] == first["misses"]
     assert second["misses"] == 0
+    kept = [path.suffix for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept == [".nbc"] * first["misses"]  # a file each, and no index that two processes could spoil
     assert second["seconds"] < first["seconds"] / 3

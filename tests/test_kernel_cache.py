@@ -1,13 +1,17 @@
 """Compiled kernels: kept between processes, by several at once, and compiled on all cores."""
 
 import contextlib
+import dataclasses
 import importlib.util
+import io
 import os
+import pickle
 import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -93,6 +97,15 @@ def test_a_helper_compiles_what_a_step_needs(cold, calls):
     assert result(first_step(cold, 1))[1] == 0
 
 
+def test_a_helper_is_not_asked_to_fill_memory(monkeypatch, calls):
+    pipe = io.BytesIO()
+    monkeypatch.setattr(ahead.subprocess, "Popen", lambda *_, **__: SimpleNamespace(stdin=pipe))
+    ahead.start([dataclasses.replace(calls[0], op="fill"), *calls])
+    pipe.seek(0)
+    _, sketches = pickle.load(pipe)
+    assert {op for op, *_ in sketches} == {call.op for call in calls}
+
+
 def test_helpers_come_when_compiling_takes_long_and_end_with_the_first_run(cold, calls, monkeypatch):
     started, start = [], ahead.start
     monkeypatch.setattr(ahead, "start", lambda calls: started.append(start(calls)) or started[-1])
@@ -162,6 +175,19 @@ def test_a_full_disk_costs_time_only(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", full)
     assert cache.keep(njit(double))(2) == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_kernels_that_share_a_name_have_a_file_for_each_key(tmp_path, monkeypatch):
+    """As those of one factory do: however the steps of two processes that save interleave."""
+    one, other = (cache.FilePerKey(tmp_path, "kernel", 1.5) for _ in range(2))
+    for number, store in enumerate((one, other, one)):
+        assert store.load(("key", number)) is None
+        store.save(("key", number), f"code {number}")
+    assert [other.load(("key", number)) for number in range(3)] == ["code 0", "code 1", "code 2"]
+    assert cache.FilePerKey(tmp_path, "kernel", 2.5).load(("key", 0)) is None  # of an edited source
+    next(tmp_path.iterdir()).write_bytes(b"")
+    assert [one.load(("key", number)) for number in range(3)].count(None) == 1
+    cache.FilePerKey(tmp_path / "gone", "kernel", 1.5).save("key", "code")
 
 
 def test_functions_that_close_over_values_are_not_kept(tmp_path, monkeypatch):

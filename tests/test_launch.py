@@ -10,7 +10,7 @@ pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'fastada
 
 from fastadam.errors import OutOfMemoryError
 from fastadam.kernels import cuda
-from fastadam.kernels.cuda.launch import MOST, Scratch, needed
+from fastadam.kernels.cuda.launch import ALIGN, MOST, Launch, Scratch, bound, needed
 
 
 @pytest.mark.skipif(bool(numba.config.ENABLE_CUDASIM), reason="the simulator warns of nothing")
@@ -26,13 +26,24 @@ def test_an_array_beyond_32_bit_indices_is_refused():
     class Huge:
         shape, size = (1 << 22, 1 << 10), MOST
 
-    with pytest.raises(OutOfMemoryError, match="smaller batch size or net"):
+    with pytest.raises(OutOfMemoryError, match="smaller batch size, net or data set"):
         needed(cuda.affine_forward.launches(Huge, Huge, Huge, Huge, 0))
+
+
+@pytest.mark.parametrize("grid", [1 << 31, (1, 65_536), (1, 1, 65_536)])
+def test_a_grid_that_no_gpu_has_is_refused(grid):
+    with pytest.raises(OutOfMemoryError, match=r"a grid of .* smaller batch size or net"):
+        needed([Launch(object(), grid, ())])
+    needed([Launch(object(), ((1 << 31) - 1, 65_535), ())])
+
+
+def test_numbers_beyond_32_bits_are_no_arguments():
+    for number in (1 << 32, np.int64(1 << 32), -1):
+        with pytest.raises(OverflowError):
+            bound([Launch(object(), 1, (number,))])
 
 
 def test_scratch_of_an_op_lies_side_by_side():
     kernel, (first, second) = object(), (Scratch(3), Scratch(65))
-    from fastadam.kernels.cuda.launch import ALIGN, Launch
-
     launches = [Launch(kernel, 1, (first, second)), Launch(kernel, 1, (second, 1.0))]
     assert needed(launches) == ALIGN + 2 * ALIGN

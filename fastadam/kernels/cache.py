@@ -115,19 +115,49 @@ class KernelCache(NullCache):
         if compiled.library.has_dynamic_globals:  # addresses, which hold in this process alone
             return
         with contextlib.suppress(OSError):
-            file = self._file(signature)
-            new = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
-            try:
-                new.write_bytes(dumps(compiled._reduce()))
-                new.replace(file)
-            finally:
-                new.unlink(missing_ok=True)
+            _write(self._file(signature), dumps(compiled._reduce()))
 
     def _file(self, signature: Any) -> Path:
         code = self._function.__code__
         key = repr((signature, _digest(code.co_filename), code.co_firstlineno))
         name = f"{self._function.__module__}.{self._function.__qualname__}"
         return cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
+
+
+class FilePerKey:
+    """What numba's cache of a CUDA kernel keeps its code in, in place of numbered files and an index of them.
+
+    path    the folder
+    name    what the files' names begin with
+    stamp   of the source
+    """
+
+    def __init__(self, path: str, name: str, stamp: Any):
+        self._path, self._name, self._stamp = Path(path), name, stamp
+
+    def load(self, key: Any) -> Any:
+        """What was saved for a key, by whatever process; None if nothing was."""
+        try:
+            return pickle.loads(self._file(key).read_bytes())
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep ``data`` for a key; where that cannot be, the next start compiles again."""
+        with contextlib.suppress(OSError):
+            _write(self._file(key), dumps(data))
+
+    def _file(self, key: Any) -> Path:
+        return self._path / f"{self._name}-{hashlib.sha256(repr((key, self._stamp)).encode()).hexdigest()[:32]}.nbc"
+
+
+def _write(file: Path, data: bytes) -> None:
+    new = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+    try:
+        new.write_bytes(data)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 @functools.cache

@@ -4,9 +4,10 @@ A rule maps one parameter, what is kept of it and its gradient to their new valu
 device; the kernels wrap it. All numbers have the parameters' precision: what would be float64 in the host language,
 such as ``1 - beta1``, comes in through ``Hyper``.
 
-Every rule begins alike. ``grad_scale`` is what clipping asks for. ``weight_decay`` is the L2 penalty, which goes
-into the gradient and so into the moments; ``decay`` is decoupled (Loshchilov & Hutter 2019): it pulls on the parameter
-and on nothing else. An optimiser has one of them at the most; the other is zero.
+Most rules begin alike. ``grad_scale`` is what clipping asks for. ``weight_decay`` is the L2 penalty, which goes into
+the gradient and so into the moments (LAMB and schedule-free AdamW add it to their step); ``decay`` is decoupled
+(Loshchilov & Hutter 2019): it pulls on the parameter and on nothing else. An optimiser has one of them at the most; the
+other is zero.
 
 Comparisons are written so that a NaN goes through: a diverged run must be seen.
 """
@@ -27,7 +28,7 @@ class Hyper(NamedTuple):
     m_correction, v_correction   1 / (1 - beta1**t) and 1 / (1 - beta2**t), if the rule says nothing else
     n_correction                 1 / (1 - beta3**t)
     later                        0 at t = 1, then 1
-    one_minus_dampening          1 at t = 1, so that the first momentum buffer is the gradient itself
+    one_minus_dampening          1 at t = 1, so that SGD's first momentum buffer is the gradient itself
     nesterov                     1 or 0
     average                      share of a new point in an average of all points
     draw                         a whole number below 2**24, the step's own, that stochastic rounding draws from
@@ -259,7 +260,7 @@ def lion(p, m, g, h):
 def sgd(p, m, g, h):
     """SGD with momentum: Sutskever et al. 2013, with lr outside the buffer, as PyTorch does; L2 decay.
 
-    Nesterov's look-ahead is their equation 3.4 in the form of Bengio et al. 2013, equation 7: g + momentum * m.
+    Nesterov's look-ahead is their equations 3 and 4 in the form of Bengio et al. 2013, equation 7: g + momentum * m.
     """
     g = g * h.grad_scale + h.weight_decay * p
     m = h.momentum * m + h.one_minus_dampening * g

@@ -18,12 +18,12 @@ from fastadam.setting import FLOAT32_MOST
 class Optimizer(ABC):
     """``t`` counts the steps taken; ``moments`` {"m": {name: array}, ...} is what the rule keeps.
 
-    params         arrays by name, float32 or float64, C-contiguous, of any shape, () included, updated in place by
-                   ``step``; or a list of groups, {"params": arrays by name, "lr": 0.1, ...}, with settings of their
-                   own; None for the settings of a Trainer
+    params         arrays by name, float32 or float64 (float32 alone for ``rules.FLOAT32_ONLY``), C-contiguous, of any
+                   shape, () included, updated in place by ``step``; or a list of groups, {"params": arrays by name,
+                   "lr": 0.1, ...}, with settings of their own; None for the settings of a Trainer
     lr             learning rate
     weight_decay   pull of the parameters towards zero; ``decoupled`` says whether it acts on them alone, times lr,
-                   or is an L2 penalty that goes through the gradient
+                   or is an L2 penalty that goes through the gradient (of LAMB and ScheduleFree into the step)
 
     Settings may change between steps, ``optimizer.lr = ...``; those of one group in ``param_groups``. ``initial_lr`` is
     the rate it was made with, and with it other rates among its settings go together: they change as lr does.

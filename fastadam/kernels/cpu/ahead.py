@@ -74,7 +74,10 @@ def start(calls: Iterable[Any]) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert helper.stdin is not None
-    pickle.dump((cache_folder(), list(dict.fromkeys(map(_sketch, calls)))), helper.stdin)
+    sketches = dict.fromkeys(
+        _sketch(call) for call in calls if call.op != "fill"
+    )  # which would fill all memory asked for
+    pickle.dump((cache_folder(), list(sketches)), helper.stdin)
     helper.stdin.flush()  # and stays open: its end is that of this process
     return helper
 

@@ -11,7 +11,7 @@ import time
 from numba import config, cuda
 
 from fastadam.kernels import cache
-from fastadam.kernels.cache import cached_here
+from fastadam.kernels.cache import FilePerKey, cached_here
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
@@ -36,6 +36,10 @@ def kernel(threads, blocks=None):
             bounds = (threads,) if blocks is None else (threads, blocks)
             with cached_here():
                 made = cuda.jit(cache=True, launch_bounds=bounds)(function)
+            kept = made._cache  # its index would number the files: see ``cache.KernelCache``
+            kept._cache_file = FilePerKey(
+                kept.cache_path, kept._impl.filename_base, kept._impl.locator.get_source_stamp()
+            )
         made.threads = threads
         return made
 

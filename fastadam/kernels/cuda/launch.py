@@ -29,6 +29,10 @@ MOST = (1 << 32) - (1 << 16)
 """Indices have 32 bits, and the last threads of a grid pass the end of an array before they look."""
 
 
+MOST_BLOCKS, MOST_ACROSS = (1 << 31) - 1, 65_535
+"""Blocks of a grid: in its first direction, and in each other one."""
+
+
 class Scratch:
     """Place of a flat float32 array that lives from one launch of an op to its last; an op's are side by side."""
 
@@ -76,7 +80,7 @@ def bound(launches: Iterable[Launch]) -> list[Callable[[], None]]:
         if isinstance(argument, Scratch):
             return block[places[argument] : places[argument] + argument.size]
         if isinstance(argument, (bool, int, np.integer)):
-            return np.uint32(argument)
+            return np.uint32(int(argument))  # NumPy's own integers would wrap
         if isinstance(argument, (float, np.floating)):
             return np.float32(argument)
         return argument if argument.ndim == 1 else argument.reshape(-1)
@@ -100,11 +104,17 @@ def needed(launches: Iterable[Launch]) -> int:
 def _places(launches: Iterable[Launch]) -> dict[Scratch, int]:
     places: dict[Scratch, int] = {}
     for launch in launches:
+        first, *others = launch.grid if isinstance(launch.grid, tuple) else (launch.grid,)
+        if first > MOST_BLOCKS or max(others, default=0) > MOST_ACROSS:
+            raise OutOfMemoryError(
+                f"a grid of {launch.grid} blocks was asked for, and GPUs have {MOST_BLOCKS:,} by {MOST_ACROSS:,}; use "
+                "a smaller batch size or net"
+            )
         for argument in launch.arguments:
             if getattr(argument, "size", 0) >= MOST:
                 raise OutOfMemoryError(
                     f"an array of {argument.size:,} numbers was asked for, and kernels count to {MOST:,}; use a "
-                    "smaller batch size or net"
+                    "smaller batch size, net or data set"
                 )
             if isinstance(argument, Scratch) and argument not in places:
                 places[argument] = _total(places)
