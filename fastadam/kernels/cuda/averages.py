@@ -1,34 +1,24 @@
 """Passes over all parameters that averages of weights take."""
 
-from numba import cuda, uint32
-
+from fastadam.kernels.cuda.flat import THREADS, each, flat_launch
 from fastadam.kernels.cuda.jit import device, kernel
-from fastadam.kernels.cuda.launch import Launch, blocks_of, op
-from fastadam.kernels.cuda.ptx import load4, store4
-
-THREADS = 256
-ONE, FOUR = uint32(1), uint32(4)
+from fastadam.kernels.cuda.launch import op
 
 
 @device
 def _between(a, b, share):
-    return a + share * (b - a)
+    return (a + share * (b - a),)
+
+
+@device
+def _between_twice(a, b, share):
+    (middle,) = _between(a, b, share)
+    return middle, middle
 
 
 @kernel(THREADS)
-def _ema(ema, p, share, n):
-    i, rate = uint32(uint32(cuda.grid(1)) * FOUR), share[0]
-    if uint32(i + FOUR) <= n:
-        e, v = load4(ema, i), load4(p, i)
-        store4(
-            ema, i,
-            (_between(e[0], v[0], rate), _between(e[1], v[1], rate),
-             _between(e[2], v[2], rate), _between(e[3], v[3], rate)),
-        )  # fmt: skip
-    else:
-        while i < n:
-            ema[i] = _between(ema[i], p[i], rate)
-            i = uint32(i + ONE)
+def _ema(ema, p, share, size):
+    each(_between, (ema,), (ema, p), (share[0],), size)
 
 
 @op
@@ -39,23 +29,12 @@ def ema_update(ema, p, share):
     p (n,)       in
     share (1,)   in: 1 - decay
     """
-    yield Launch(_ema, blocks_of(p.size, 4 * THREADS), (ema, p, share, p.size))
+    yield flat_launch(_ema, p.size, ema, p, share)
 
 
 @kernel(THREADS)
-def _interpolate(y, a, b, share, n):
-    i = uint32(uint32(cuda.grid(1)) * FOUR)
-    if uint32(i + FOUR) <= n:
-        p, q = load4(a, i), load4(b, i)
-        store4(
-            y, i,
-            (_between(p[0], q[0], share), _between(p[1], q[1], share),
-             _between(p[2], q[2], share), _between(p[3], q[3], share)),
-        )  # fmt: skip
-    else:
-        while i < n:
-            y[i] = _between(a[i], b[i], share)
-            i = uint32(i + ONE)
+def _interpolate(y, a, b, share, size):
+    each(_between, (y,), (a, b), (share,), size)
 
 
 @op
@@ -66,26 +45,12 @@ def interpolate(y, a, b, share):
     a, b (n,)      in
     share          0 for a, 1 for b
     """
-    yield Launch(_interpolate, blocks_of(y.size, 4 * THREADS), (y, a, b, float(share), y.size))
+    yield flat_launch(_interpolate, y.size, y, a, b, float(share))
 
 
 @kernel(THREADS)
-def _lookahead(p, slow, share, n):
-    i = uint32(uint32(cuda.grid(1)) * FOUR)
-    if uint32(i + FOUR) <= n:
-        s, f = load4(slow, i), load4(p, i)
-        s = (
-            _between(s[0], f[0], share), _between(s[1], f[1], share),
-            _between(s[2], f[2], share), _between(s[3], f[3], share),
-        )  # fmt: skip
-        store4(slow, i, s)
-        store4(p, i, s)
-    else:
-        while i < n:
-            s = _between(slow[i], p[i], share)
-            slow[i] = s
-            p[i] = s
-            i = uint32(i + ONE)
+def _lookahead(p, slow, share, size):
+    each(_between_twice, (slow, p), (slow, p), (share,), size)
 
 
 @op
@@ -96,4 +61,4 @@ def lookahead_update(p, slow, share):
     slow (n,)   in and out: slow + share * (p - slow)
     share       the paper's alpha
     """
-    yield Launch(_lookahead, blocks_of(p.size, 4 * THREADS), (p, slow, float(share), p.size))
+    yield flat_launch(_lookahead, p.size, p, slow, float(share))

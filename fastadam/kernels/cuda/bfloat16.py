@@ -7,10 +7,11 @@ import numpy as np
 from numba import cuda, uint32
 
 from fastadam.kernels import rules
+from fastadam.kernels.cuda.flat import THREADS, flat_launch
 from fastadam.kernels.cuda.jit import SIMULATED, device, kernel
-from fastadam.kernels.cuda.launch import Launch, blocks_of, op
+from fastadam.kernels.cuda.launch import op
 from fastadam.kernels.cuda.ptx import load4, store4
-from fastadam.kernels.cuda.updates import THREADS, hyper_of, run_of
+from fastadam.kernels.cuda.updates import hyper_of, run_of
 
 ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
 NOT_A_NUMBER, LOW = np.uint32(0x7FC0), np.uint32(0xFFFF)
@@ -152,4 +153,4 @@ def adamw_bf16_update(p, m, v, g, h, groups):
     m, v (n,) uint16  in and out: bfloat16; the step itself uses them before they are rounded
     g, h, groups      in, as of every update; ``draw`` of h, a whole number below 2**24, is what the step draws from
     """
-    yield Launch(_adamw_bf16_kernel, blocks_of(p.size, 4 * THREADS), (p, m, v, g, h, groups, groups.shape[0], p.size))
+    yield flat_launch(_adamw_bf16_kernel, p.size, p, m, v, g, h, groups, groups.shape[0])

@@ -6,10 +6,11 @@ import numpy as np
 from numba import cuda, float32, uint32
 
 from fastadam.kernels.cuda import exact
+from fastadam.kernels.cuda.flat import THREADS, each, flat_launch
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
-from fastadam.kernels.cuda.ptx import ZERO, load4, store4
-from fastadam.kernels.cuda.updates import FIELDS, THREADS
+from fastadam.kernels.cuda.ptx import ZERO, load4
+from fastadam.kernels.cuda.updates import FIELDS
 from fastadam.kernels.rules import GRAD_SCALE
 
 ONE, FOUR = uint32(1), uint32(4)
@@ -21,22 +22,20 @@ TILE = 16 * THREADS
 """Numbers of a lane that a block sums the squares of."""
 
 
+@device
+def _sum(a, b):
+    return (a + b,)
+
+
 @kernel(THREADS)
-def _accumulate(y, x, n):
-    i = uint32(uint32(cuda.grid(1)) * FOUR)
-    if uint32(i + FOUR) <= n:
-        a, b = load4(y, i), load4(x, i)
-        store4(y, i, (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
-    else:
-        while i < n:
-            y[i] += x[i]
-            i = uint32(i + ONE)
+def _accumulate(y, x, size):
+    each(_sum, (y,), (y, x), (), size)
 
 
 @op
 def accumulate(y, x):
     """y (n,), in and out: y + x.    x (n,)   in"""
-    yield Launch(_accumulate, blocks_of(y.size, 4 * THREADS), (y, x, y.size))
+    yield flat_launch(_accumulate, y.size, y, x)
 
 
 # Clipping by the norm of all gradients ------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from numba import cuda, float32, uint32
 
 from fastadam.kernels import rules
 from fastadam.kernels.cuda import exact
+from fastadam.kernels.cuda.flat import THREADS
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.launch import Launch, op
 from fastadam.kernels.cuda.ptx import ZERO, load4, load_rows, store_rows
-from fastadam.kernels.cuda.updates import THREADS, hyper_of
+from fastadam.kernels.cuda.updates import hyper_of
 
 _lamb_moments = device(rules.lamb_moments)
 _lamb_step = device(rules.lamb_step)

@@ -11,6 +11,7 @@ from numba import cuda, float32, uint32
 
 from fastadam.kernels import rules
 from fastadam.kernels.cuda import exact
+from fastadam.kernels.cuda.flat import THREADS, each, flat_launch
 from fastadam.kernels.cuda.gemm import NN, NT, TN, gemm_launch, parts_of, plain, product
 from fastadam.kernels.cuda.jit import device, kernel
 from fastadam.kernels.cuda.lanes import add_launch
@@ -21,7 +22,6 @@ from fastadam.kernels.cuda.tiles import BK, fetch4, put4, thread_place
 from fastadam.kernels.cuda.updates import hyper_of
 from fastadam.kernels.orthogonal import SQUARES, spans
 
-THREADS = 256
 BOTH = 2 * THREADS
 SUMMED = 16 * THREADS
 """Numbers whose squares a block sums up."""
@@ -93,16 +93,14 @@ def _invert_norm(factor, part, parts, eps):
         factor[0] = FLOAT1 / (eps if norm < eps else norm)
 
 
+@device
+def _product(a, b):
+    return (a * b,)
+
+
 @kernel(THREADS)
-def _normalise(u, factor, n):
-    i, f = uint32(uint32(cuda.grid(1)) * FOUR), factor[0]
-    if uint32(i + FOUR) <= n:
-        v = load4(u, i)
-        store4(u, i, (v[0] * f, v[1] * f, v[2] * f, v[3] * f))
-    else:
-        while i < n:
-            u[i] *= f
-            i = uint32(i + ONE)
+def _normalise(u, factor, size):
+    each(_product, (u,), (u,), (factor[0],), size)
 
 
 # Products of the short side squared -------------------------------------------------------------------------
@@ -174,21 +172,14 @@ def _products_launch(squares, r, a, b, c, products):
 # The step ---------------------------------------------------------------------------------------------------
 
 
+@device
+def _stepped(p, o, rate, hyper):
+    return (_step(p, o, rate, hyper),)
+
+
 @kernel(THREADS)
-def _step_kernel(p, o, h, row, rate, n):
-    i = uint32(uint32(cuda.grid(1)) * FOUR)
-    hyper = hyper_of(h, row)
-    if uint32(i + FOUR) <= n:
-        v, w = load4(p, i), load4(o, i)
-        store4(
-            p, i,
-            (_step(v[0], w[0], rate, hyper), _step(v[1], w[1], rate, hyper),
-             _step(v[2], w[2], rate, hyper), _step(v[3], w[3], rate, hyper)),
-        )  # fmt: skip
-    else:
-        while i < n:
-            p[i] = _step(p[i], o[i], rate, hyper)
-            i = uint32(i + ONE)
+def _step_kernel(p, o, h, row, rate, size):
+    each(_stepped, (p,), (p, o), (rate, hyper_of(h, row)), size)
 
 
 @op
@@ -210,11 +201,11 @@ def muon_update(p, m, g, h, row, rate, a, b, c, eps, steps):
     wide, long, r = rows < columns, max(rows, columns), min(rows, columns)
     x, y, factor = Scratch(size), Scratch(size), Scratch(1)
     squares = [Scratch(r * r) for _ in range(SQUARES)]
-    tiles, quarters = blocks_of(size, SUMMED), blocks_of(size, 4 * THREADS)
+    tiles = blocks_of(size, SUMMED)
     part = Scratch(2 * tiles)
     yield Launch(_average_tiles, tiles, (m, x, part, g, h, row, size))
     yield Launch(_invert_norm, 1, (factor, part, tiles, float(eps)))
-    yield Launch(_normalise, quarters, (x, factor, size))
+    yield flat_launch(_normalise, size, x, factor)
     parts = parts_of(blocks_of(r, TILE) ** 2, long, alone=True)
     gram_parts = Scratch(parts * r * r) if parts > 1 else squares[0]
     for products, total in spans(steps):
@@ -229,4 +220,4 @@ def muon_update(p, m, g, h, row, rate, a, b, c, eps, steps):
         else:
             yield gemm_launch(NN, y, x, squares[total], long, r, r)
         x, y = y, x
-    yield Launch(_step_kernel, quarters, (p, x, h, row, float(rate), size))
+    yield flat_launch(_step_kernel, size, p, x, h, row, float(rate))

@@ -6,13 +6,11 @@ import numpy as np
 from numba import cuda, float32, uint32
 
 from fastadam.kernels.cuda import exact
+from fastadam.kernels.cuda.flat import THREADS, each, flat_launch
 from fastadam.kernels.cuda.gradients import BOTH, sum_pairs
-from fastadam.kernels.cuda.jit import kernel
-from fastadam.kernels.cuda.launch import Launch, Scratch, blocks_of, op
-from fastadam.kernels.cuda.ptx import load4, store4
-from fastadam.kernels.cuda.updates import THREADS
+from fastadam.kernels.cuda.jit import device, kernel
+from fastadam.kernels.cuda.launch import Launch, Scratch, op
 
-ONE, FOUR = uint32(1), uint32(4)
 NORM_EPS = np.float32(1e-12)
 
 
@@ -24,16 +22,14 @@ def _ascent_factor(factor, part, rho, lanes):
         factor[0] = rho / (math.sqrt(exact.rounded(high, low)) + NORM_EPS)
 
 
+@device
+def _uphill(p, g, factor):
+    return (p + factor * g,)
+
+
 @kernel(THREADS)
-def _ascent(q, p, g, factor, n):
-    i, f = uint32(uint32(cuda.grid(1)) * FOUR), factor[0]
-    if uint32(i + FOUR) <= n:
-        a, b = load4(p, i), load4(g, i)
-        store4(q, i, (a[0] + f * b[0], a[1] + f * b[1], a[2] + f * b[2], a[3] + f * b[3]))
-    else:
-        while i < n:
-            q[i] = p[i] + f * g[i]
-            i = uint32(i + ONE)
+def _ascent(q, p, g, factor, size):
+    each(_uphill, (q,), (p, g), (factor[0],), size)
 
 
 @op
@@ -47,4 +43,4 @@ def sam_ascent(q, p, g, part, rho):
     """
     factor = Scratch(1)
     yield Launch(_ascent_factor, 1, (factor, part, float(rho), part.shape[0]))
-    yield Launch(_ascent, blocks_of(q.size, 4 * THREADS), (q, p, g, factor, q.size))
+    yield flat_launch(_ascent, q.size, q, p, g, factor)

@@ -15,12 +15,12 @@ keeps; it takes the rule as an argument, and LLVM melts the rule's formula into 
 from numba import cuda, uint32
 
 from fastadam.kernels import rules
+from fastadam.kernels.cuda.flat import THREADS, flat_launch
 from fastadam.kernels.cuda.jit import device, kernel
-from fastadam.kernels.cuda.launch import Launch, blocks_of, op
+from fastadam.kernels.cuda.launch import op
 from fastadam.kernels.cuda.ptx import load_many, load_rows, store_rows
 from fastadam.kernels.rules import Hyper
 
-THREADS = 256
 FIELDS = len(Hyper._fields)
 ONE, TWO, THREE, FOUR = (uint32(i) for i in range(1, 5))
 
@@ -69,7 +69,7 @@ def _update(rule, own, g, h, groups, runs, size):
 def _launch(update, p, *others):
     """The launch of a kernel; ``others`` end with the groups."""
     groups = others[-1]
-    return Launch(update, blocks_of(p.size, 4 * THREADS), (p, *others, groups.shape[0], p.size))
+    return flat_launch(update, p.size, p, *others, groups.shape[0])
 
 
 # Wrapped at module level: a rule closed over in a factory would never hit the compile cache.
