@@ -74,9 +74,8 @@ def start(calls: Iterable[Any]) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert helper.stdin is not None
-    sketches = dict.fromkeys(
-        _sketch(call) for call in calls if call.op != "fill"
-    )  # which would fill all memory asked for
+    compiled = (call for call in calls if call.op != "fill")  # which is NumPy's, and would touch all that it fills
+    sketches = dict.fromkeys(map(_sketch, compiled))
     pickle.dump((cache_folder(), list(sketches)), helper.stdin)
     helper.stdin.flush()  # and stays open: its end is that of this process
     return helper
